@@ -1,0 +1,3 @@
+module hotstart.dev/cluster/pause
+
+go 1.21
