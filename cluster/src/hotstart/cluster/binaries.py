@@ -1,0 +1,142 @@
+"""Where the cluster's programs come from: found on the machine at the right version, or built once and cached by version.
+
+The cache stands outside the work tree (`HOTSTART_CACHE`, by default `~/.cache/hotstart`), so that checkouts share it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hotstart.cluster.errors import ClusterError
+from hotstart.cluster.tools import GO_MINIMUM, Program, Tool, build_argv
+
+Say = Callable[[str], None]
+
+
+def cache_dir(environ: Mapping[str, str]) -> Path:
+    if named := environ.get("HOTSTART_CACHE"):
+        return Path(named)
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hotstart"
+
+
+def tool_dir(cache: Path, tool: Tool) -> Path:
+    return cache / "bin" / f"{tool.name}-{tool.version}"
+
+
+def sources_dir() -> Path:
+    """The folder `cluster/go` of the checkout that this package is installed from."""
+    return Path(__file__).resolve().parents[3] / "go"
+
+
+def found(program: Program, environ: Mapping[str, str]) -> Path | None:
+    """The program in KUBEBUILDER_ASSETS or PATH, if it says the version that the cluster is made for."""
+    if not program.version_argv:
+        return None
+    for path in (environ.get("KUBEBUILDER_ASSETS"), environ.get("PATH")):
+        place = shutil.which(program.name, path=path) if path else None
+        if place is None:
+            continue
+        shown = subprocess.run((place, *program.version_argv), capture_output=True, text=True, check=False)
+        if program.version_text in shown.stdout + shown.stderr:
+            return Path(place).resolve()
+    return None
+
+
+def cached(tool: Tool, program: Program, cache: Path) -> Path | None:
+    place = tool_dir(cache, tool) / program.name
+    return place if place.is_file() else None
+
+
+def places(tool: Tool, cache: Path, environ: Mapping[str, str]) -> dict[str, Path] | None:
+    """Every program of the tool, or None if one has to be built."""
+    known: dict[str, Path] = {}
+    for program in tool.programs:
+        place = cached(tool, program, cache) or found(program, environ)
+        if place is None:
+            return None
+        known[program.name] = place
+    return known
+
+
+def missing(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str]) -> tuple[Tool, ...]:
+    return tuple(tool for tool in tools if places(tool, cache, environ) is None)
+
+
+def go_version(go: str) -> tuple[int, int] | None:
+    """Major and minor version of the Go command, None if it does not say."""
+    shown = subprocess.run((go, "env", "GOVERSION"), capture_output=True, text=True, check=False, cwd="/")
+    match = re.match(r"go(\d+)\.(\d+)", shown.stdout)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def go_problem(tools: Sequence[Tool], go: str | None, version: tuple[int, int] | None) -> str | None:
+    """Why the missing tools cannot be built, in one sentence; None if they can."""
+    if not tools or (go is not None and version is not None and version >= GO_MINIMUM):
+        return None
+    names = ", ".join(f"{tool.name} {tool.version}" for tool in tools)
+    have = "no Go is installed" if go is None or version is None else f"Go {version[0]}.{version[1]} is too old"
+    needed = f"{GO_MINIMUM[0]}.{GO_MINIMUM[1]}"
+    return (
+        f"{names} must be built, and {have}: install Go {needed} or newer (https://go.dev/dl), "
+        "or set KUBEBUILDER_ASSETS to a folder that has these programs."
+    )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build(tool: Tool, go: str, cache: Path, say: Say) -> None:
+    """Build one tool into the cache; two checkouts that need it at once build it once."""
+    target = tool_dir(cache, tool)
+    with _locked(cache / "bin" / f".{tool.name}.lock"):
+        if all((target / program.name).is_file() for program in tool.programs):
+            return
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        say(f"building {tool.name} {tool.version} from its pinned Go modules (once for this machine)")
+        log = cache / "bin" / f"{tool.name}.log"
+        with log.open("w") as out:
+            ended = subprocess.run(
+                build_argv(tool, go, str(unfinished)),
+                cwd=sources_dir() / tool.name,
+                env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if ended.returncode:
+            tail = "\n".join(log.read_text().splitlines()[-5:])
+            raise ClusterError(f"Building {tool.name} {tool.version} failed; the whole output is in {log}:\n{tail}")
+        for program in tool.programs:
+            (unfinished / program.built_as).rename(unfinished / program.name)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+
+
+def ensure(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str], say: Say) -> dict[str, Path]:
+    """The place of every program of the tools, building what is missing."""
+    programs: dict[str, Path] = {}
+    for tool in tools:
+        known = places(tool, cache, environ)
+        if known is None:
+            go = shutil.which("go", path=environ.get("PATH"))
+            problem = go_problem((tool,), go, go_version(go) if go else None)
+            if go is None or problem:
+                raise ClusterError(problem or "No Go is installed.")
+            build(tool, go, cache, say)
+            known = {program.name: tool_dir(cache, tool) / program.name for program in tool.programs}
+        programs.update(known)
+    return programs

