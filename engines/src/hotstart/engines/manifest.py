@@ -1,0 +1,79 @@
+"""The manifest of an engine: what it is made of, file by file. Written last, so half an upload is no engine. Pure.
+
+In the store an engine lies under ``engines/<namespace uid>/<key>/``; the manifest is ``manifest.json`` beside its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hotstart.engines.key import canonical_json, make_key
+
+MANIFEST_NAME = "manifest.json"
+
+
+class BadManifest(Exception):
+    """The text is no manifest, or does not describe the engine that it stands beside."""
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """``path`` relative to the engine's folder, ``size`` in bytes, ``sha256`` in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One engine. ``inputs`` are those of its key; ``facts`` are of the checkpoint (layers, vocabulary, ...)."""
+
+    key: str
+    inputs: dict[str, Any]
+    files: tuple[ManifestFile, ...]
+    tokenizer_digest: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    build_seconds: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return canonical_json(asdict(self))
+
+
+def engine_prefix(namespace_uid: str, key: str) -> str:
+    """The engine's folder in the store, with a slash at its end."""
+    return f"engines/{namespace_uid}/{key}/"
+
+
+def manifest_sha256(text: str) -> str:
+    """The digest that assignments name."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_manifest(text: str, *, key: str) -> Manifest:
+    """The manifest in ``text``, checked against the key that it is said to have.
+
+    Raises:
+        BadManifest: it is cut short, of another key, or has an unsafe path.
+    """
+    try:
+        value = json.loads(text)
+        files = tuple(ManifestFile(**entry) for entry in value.pop("files"))
+        manifest = Manifest(files=files, **value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadManifest(f"manifest of {key[:12]}: {error}") from error
+    if manifest.key != key or make_key(manifest.inputs) != key:
+        raise BadManifest(f"manifest of {key[:12]} describes another engine ({manifest.key[:12]})")
+    for file in manifest.files:
+        if file.path.startswith("/") or ".." in file.path.split("/"):
+            raise BadManifest(f"manifest of {key[:12]}: unsafe path {file.path!r}")
+    return manifest
