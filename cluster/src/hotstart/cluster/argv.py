@@ -48,9 +48,7 @@ def etcd(layout: Layout, programs: Mapping[str, Path]) -> Component:
 def apiserver(layout: Layout, programs: Mapping[str, Path], api_only: bool) -> Component:
     pki = layout.pki
     admission = (
-        ("--disable-admission-plugins=ServiceAccount",)
-        if api_only
-        else ("--enable-admission-plugins=NodeRestriction",)
+        ("--disable-admission-plugins=ServiceAccount",) if api_only else ("--enable-admission-plugins=NodeRestriction",)
     )
     return Component(
         "kube-apiserver",

@@ -1,4 +1,4 @@
-"""Where the cluster's programs come from: found on the machine at the right version, or built once and cached by version.
+"""Where the cluster's programs come from: found on the machine at the right version, or built once and cached.
 
 The cache stands outside the work tree (`HOTSTART_CACHE`, by default `~/.cache/hotstart`), so that checkouts share it.
 """

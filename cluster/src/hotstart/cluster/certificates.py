@@ -14,7 +14,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from hotstart.cluster.plan import API_SERVICE_ADDRESS, CLUSTER_DOMAIN, CONTROL, NodePlan
 
 LIFETIME = datetime.timedelta(days=365)
@@ -154,7 +153,5 @@ def write_all(pki: Path, node: NodePlan) -> None:
     tokens = ec.generate_private_key(ec.SECP256R1())
     _write_key(pki / "service-account.key", tokens)
     (pki / "service-account.pub").write_bytes(
-        tokens.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        tokens.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )

@@ -60,7 +60,8 @@ def remove(name: str, seconds: float = 10.0) -> None:
     """Remove the cluster's cgroups everywhere, waiting for the last of its processes."""
     deadline = time.monotonic() + seconds
     while left := present(name):
-        if all([_remove_tree(top) for top in left]):
+        removed = [_remove_tree(top) for top in left]
+        if all(removed):
             return
         if time.monotonic() > deadline:
             raise ClusterError(f"A process still runs in {left[0]}: end it, then run `hotstart-cluster down` again.")

@@ -91,7 +91,8 @@ def read(layout: Layout) -> Cluster | None:
 def env_text(cluster: Cluster) -> str:
     """The text of `env`, for a person's shell: `. build/cluster/env`."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment().items()]
-    path = f'case ":$PATH:" in *:{shlex.quote(cluster.bin)}:*) ;; *) export PATH={shlex.quote(cluster.bin)}:"$PATH" ;; esac'
+    place = shlex.quote(cluster.bin)
+    path = f'case ":$PATH:" in *:{place}:*) ;; *) export PATH={place}:"$PATH" ;; esac'
     return "\n".join(("# Made by `hotstart-cluster up`. Use it with: . build/cluster/env", *lines, path, ""))
 
 

@@ -1,7 +1,8 @@
 """The process inside the namespaces that carries the machine's loopback ports to addresses of the cluster.
 
-A listening socket belongs to the network in which it was made, not to the process that accepts on it: so the asker makes
-it outside and hands it in over a unix socket, and this process accepts there and connects here. It ends with the cluster.
+A listening socket belongs to the network in which it was made, not to the process that accepts on it: so the asker
+makes it outside and hands it in over a unix socket, and this process accepts there and connects here. It ends with the
+cluster.
 """
 
 from __future__ import annotations
@@ -69,9 +70,7 @@ class Forwards:
                 listening = socket.socket(fileno=handed[0])
                 listening.setblocking(False)
                 forward = Forward(request["host"], request["port"], listening.getsockname()[1])
-                forward.server = await asyncio.start_server(
-                    forward.accept, sock=listening, limit=CHUNK, backlog=1024
-                )
+                forward.server = await asyncio.start_server(forward.accept, sock=listening, limit=CHUNK, backlog=1024)
                 self.by_port[forward.local_port] = forward
                 return {"local_port": forward.local_port}
             case "close":

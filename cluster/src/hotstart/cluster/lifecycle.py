@@ -1,7 +1,7 @@
 """`up` and `down`: from nothing to a cluster that serves, and back to nothing.
 
-`up` looks first and changes nothing where something lacks; then it prepares files, starts the keeper, follows the init's
-steps, and opens the ports of the machine. Killed at any point, it takes the half-made cluster with it.
+`up` looks first and changes nothing where something lacks; then it prepares files, starts the keeper, follows the
+init's steps, and opens the ports of the machine. Killed at any point, it takes the half-made cluster with it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotstart.cluster import binaries, certificates, cgroups, forward, pause_image, preflight, processes, settings, tools
+from hotstart.cluster import binaries, cgroups, forward, preflight, prepare, processes, settings, tools
 from hotstart.cluster.cluster import S3, Cluster, read, write
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.keeper import KEEP
@@ -28,14 +27,6 @@ from hotstart.cluster.layout import Layout
 from hotstart.cluster.plan import API_PORT, CONTROL, S3_PORT, api_endpoint, s3_endpoint
 
 Say = Callable[[str], None]
-KUBECONFIGS = {
-    "admin": "admin",
-    "controller-manager": "controller-manager",
-    "scheduler": "scheduler",
-    "proxy": "proxy",
-    "dns": "dns",
-    f"kubelet-{CONTROL.index}": f"kubelet-{CONTROL.index}",
-}
 # containerd needs these beside the programs of the cluster; the environment of a person may lack the system's folders.
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -74,9 +65,7 @@ def _look(layout: Layout, wanted: Wanted, environ: Mapping[str, str]) -> preflig
     to_build = binaries.missing(tools.wanted(wanted.api_only), cache, environ)
     go = shutil.which("go", path=environ.get("PATH"))
     go_problem = binaries.go_problem(to_build, go, binaries.go_version(go) if go and to_build else None)
-    facts = preflight.gather_facts(
-        layout.root, cache, bool(to_build), go_problem, (wanted.api_port, wanted.s3_port)
-    )
+    facts = preflight.gather_facts(layout.root, cache, bool(to_build), go_problem, (wanted.api_port, wanted.s3_port))
     if found := preflight.problems(facts, wanted.api_only):
         raise ClusterError("\n".join(found))
     return facts
@@ -100,62 +89,6 @@ def _mend(layout: Layout) -> None:
             shutil.rmtree(place)
         elif place != layout.lock:
             place.unlink(missing_ok=True)
-
-
-def _write_kubeconfigs(layout: Layout) -> None:
-    pki = layout.pki
-    for name, credential in KUBECONFIGS.items():
-        _write_kubeconfig(layout, layout.config / f"{name}.kubeconfig", credential, api_endpoint())
-    assert (pki / "ca.crt").is_file()
-
-
-def _write_kubeconfig(layout: Layout, place: Path, credential: str, server: str) -> None:
-    pki = layout.pki
-    place.touch(mode=0o600)
-    parts = [(pki / name).read_bytes() for name in ("ca.crt", f"{credential}.crt", f"{credential}.key")]
-    place.write_text(settings.kubeconfig(server, *parts))
-
-
-def _make_keys() -> settings.S3Keys:
-    return settings.S3Keys(
-        admin_access_key="hotstart" + secrets.token_hex(6),
-        admin_secret_key=secrets.token_hex(20),
-        reader_access_key="reader" + secrets.token_hex(6),
-        reader_secret_key=secrets.token_hex(20),
-    )
-
-
-def _prepare(layout: Layout, wanted: Wanted, programs: Mapping[str, Path], weed: str | None) -> settings.S3Keys:
-    """Write every file that the init and the components read."""
-    keys = _make_keys()
-    certificates.write_all(layout.pki, CONTROL)
-    for folder in (layout.config, layout.logs, layout.bin, layout.node(0).cni, layout.s3, layout.etcd):
-        folder.mkdir(parents=True, mode=0o700)
-    for name in ("kubectl", "helm"):
-        if name in programs:
-            (layout.bin / name).symlink_to(programs[name])
-    _write_kubeconfigs(layout)
-    pause_archive = layout.config / "pause.tar"
-    if not wanted.api_only:
-        pause_image.write(programs["pause"], pause_archive)
-        node, config = CONTROL, layout.config
-        cni, plugins = layout.node(node.index).cni, str(preflight.PLUGINS)
-        (config / f"kubelet-{node.index}.json").write_text(settings.kubelet(layout, node))
-        (config / f"proxy-{node.index}.json").write_text(settings.proxy(layout, node))
-        (config / f"containerd-{node.index}.toml").write_text(
-            settings.containerd(cni, plugins, preflight.can_lower_oom_score())
-        )
-        (cni / "10-pods.conflist").write_text(settings.cni(node))
-        (config / "Corefile").write_text(settings.corefile(layout))
-        (config / "s3.json").write_text(settings.object_store(keys))
-    order = {
-        "api_only": wanted.api_only,
-        "programs": {name: str(place) for name, place in programs.items()},
-        "weed": weed or "",
-        "pause_archive": str(pause_archive),
-    }
-    layout.plan_file.write_text(json.dumps(order, indent=2) + "\n")
-    return keys
 
 
 @dataclass(frozen=True)
@@ -215,7 +148,7 @@ def _open(layout: Layout, wanted: Wanted, keys: settings.S3Keys) -> Cluster:
         raise ClusterError(f"The cluster's init ended: see {layout.logs / 'init.log'}.")
     api_port = forward.expose(_Init(init.pid), CONTROL.address, API_PORT, wanted.api_port)
     endpoint = f"https://127.0.0.1:{api_port}"
-    _write_kubeconfig(layout, layout.kubeconfig, "admin", endpoint)
+    prepare.write_kubeconfig(layout, layout.kubeconfig, "admin", endpoint)
     store = None
     if not wanted.api_only:
         s3_port = forward.expose(_Init(init.pid), CONTROL.address, S3_PORT, wanted.s3_port)
@@ -267,7 +200,7 @@ def up(directory: Path, wanted: Wanted | None = None, say: Say = lambda text: No
         if known := _already(layout, wanted):
             return known
         _mend(layout)
-        keys = _prepare(layout, wanted, programs, facts.weed)
+        keys = prepare.write_all(layout, wanted.api_only, programs, facts.weed)
         keeper = _start_keeper(layout)
         try:
             _follow(layout, keeper, say)

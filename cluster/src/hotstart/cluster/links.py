@@ -1,4 +1,4 @@
-"""The network inside the namespaces: loopback, one link with the node's address, and routes. Nothing of it is outside."""
+"""The network inside the namespaces: loopback, one link with the node's address, routes. Nothing of it is outside."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 """What process 1 mounts inside its own mount namespace, so that nothing that runs in it writes on the machine.
 
 Programs with fixed places (containerd's shims in /run, the kubelet's plugins in /var/lib, pod logs in /var/log) get
-these places empty, on tmpfs or from the state folder. The global sysctls that the kubelet sets are covered by plain files:
-it reads there what it wants, and the machine's own stay as they are.
+these places empty, on tmpfs or from the state folder. The global sysctls that the kubelet sets are covered by plain
+files: it reads there what it wants, and the machine's own stay as they are.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def fresh_var_lib() -> None:
     for entry in sorted(before.iterdir()):
         place = Path("/var/lib") / entry.name
         if entry.is_symlink():
-            place.symlink_to(os.readlink(entry))
+            place.symlink_to(entry.readlink())
         elif entry.name not in OWN_IN_VAR_LIB:
             bind(entry, place)
 

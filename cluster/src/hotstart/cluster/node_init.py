@@ -1,7 +1,7 @@
 """Process 1 of the namespaces: makes mounts and network, starts the components in their order, then keeps them.
 
-Its end is the end of everything: the kernel kills all that runs in its process namespace, and mounts, links and nft tables go
-with their namespaces. It tells `up` of each step through a pipe, a line of JSON each.
+Its end is the end of everything: the kernel kills all that runs in its process namespace, and mounts, links and nft
+tables go with their namespaces. It tells `up` of each step through a pipe, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ class NodeInit:
             )
         api = waiting.Api(self._node.address, API_PORT, self._layout.pki)
         self._wait("kube-apiserver", api.ready)
+        self._wait("namespace default", lambda: api.exists("/api/v1/namespaces/default/services/kubernetes"))
         self._wait("the forwarder", lambda: waiting.socket_open(FORWARD_SOCKET))
 
     def start_rest(self) -> None:
@@ -162,6 +163,9 @@ class NodeInit:
         self._wait("the object store", lambda: waiting.port_open(self._node.address, S3_PORT))
         self._wait("CoreDNS", lambda: waiting.port_open(self._node.address, DNS_PORT))
         self._wait(self._node.name, lambda: api.node_ready(self._node.name))
+        # Without it the first pods of a person would be refused.
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        self._wait("the service account", lambda: api.exists(account))
 
     def run(self) -> None:
         self.enter()
@@ -181,7 +185,7 @@ def _python_path() -> dict[str, str]:
 def main() -> None:
     layout, progress = Layout(Path(sys.argv[1])), Progress(int(sys.argv[2]))
     # /proc is still the machine's own here: it says which number process 1 has outside.
-    outside = processes.process(int(os.readlink("/proc/self")))
+    outside = processes.process(int(Path("/proc/self").readlink().name))
     assert outside is not None
     node = CONTROL
     layout.node(node.index).root.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,9 @@ def _port_taken(facts: Facts, api_only: bool) -> str | None:
 def _hidden_place(facts: Facts, api_only: bool) -> str | None:
     for place in HIDDEN_INSIDE:
         if facts.state_dir.is_relative_to(place):
-            return f"{facts.state_dir} cannot be seen inside the cluster, which has a {place} of its own: choose another --dir."
+            return (
+                f"{facts.state_dir} cannot be seen inside the cluster, which has its own {place}: name another --dir."
+            )
     return None
 
 
@@ -180,9 +182,7 @@ def can_lower_oom_score() -> bool:
     return bool(int(line.split()[1], 16) >> LOWER_OOM_SCORE & 1)
 
 
-def gather_facts(
-    state_dir: Path, cache_dir: Path, builds: bool, go_problem: str | None, ports: Sequence[int]
-) -> Facts:
+def gather_facts(state_dir: Path, cache_dir: Path, builds: bool, go_problem: str | None, ports: Sequence[int]) -> Facts:
     return Facts(
         root=os.geteuid() == 0,
         missing_commands=tuple(name for name in (*API_COMMANDS, *NODE_COMMANDS) if not shutil.which(name)),

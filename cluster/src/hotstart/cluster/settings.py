@@ -153,14 +153,19 @@ def _tenth(node: NodePlan) -> str:
 
 
 def corefile(layout: Layout) -> str:
-    return f""".:{DNS_PORT} {{
+    """The cluster's own names; all others do not exist, since nothing outside the namespaces can be reached."""
+    return f"""{CLUSTER_DOMAIN}:{DNS_PORT} in-addr.arpa:{DNS_PORT} {{
     bind {CONTROL.address}
     errors
     kubernetes {CLUSTER_DOMAIN} in-addr.arpa {{
         kubeconfig {layout.config}/dns.kubeconfig
         ttl 5
     }}
-    template ANY ANY . {{
+}}
+.:{DNS_PORT} {{
+    bind {CONTROL.address}
+    errors
+    template ANY ANY {{
         rcode NXDOMAIN
     }}
 }}

@@ -1,6 +1,6 @@
 """Which programs the cluster is made of, at which versions, and from which Go packages they are built.
 
-The pins themselves are the `go.mod` and `go.sum` files under `cluster/go/`; a test compares the versions here with them.
+The pins themselves are the `go.mod` and `go.sum` files under `cluster/go/`; a test compares the versions with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Waiting for conditions: poll until it holds, until a program that it depends on has ended, or until the time is over."""
+"""Waiting for conditions: until one holds, until a program that it depends on has ended, or until the time is over."""
 
 from __future__ import annotations
 
@@ -68,6 +68,9 @@ class Api:
 
     def ready(self) -> bool:
         return self.call("GET", "/readyz")[0] == 200
+
+    def exists(self, path: str) -> bool:
+        return self.call("GET", path)[0] == 200
 
     def get(self, path: str) -> dict[str, Any] | None:
         """The object at the path; None if there is none."""
