@@ -171,7 +171,9 @@ def object_store(layout: Layout, weed: str) -> Component:
             f"-s3.port={S3_PORT}",
             "-s3.ip.bind=0.0.0.0",
             f"-s3.config={layout.config}/s3.json",
+            "-s3.concurrentUploadLimitMB=64",
         ),
+        {"GOGC": "50", "GOMEMLIMIT": "256MiB"},
     )
 
 

@@ -67,7 +67,7 @@ def kubelet(layout: Layout, node: NodePlan) -> str:
             # The disk of a person's machine may be nearly full: nothing is evicted and no image is removed for that.
             "evictionHard": {"imagefs.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%"},
             "imageGCHighThresholdPercent": 100,
-            "localStorageCapacityIsolation": False,
+            "localStorageCapacityIsolation": True,
             "nodeStatusUpdateFrequency": "5s",
         }
     )
