@@ -1,0 +1,380 @@
+"""What a platform engineer asks for: the spec of a `CompletionModel`, except its scaling.
+
+Every default is written here and becomes a default of the CRD, so that what the API server stores is complete.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from hotstart.operator.api.base import ApiModel, Rule, rules
+from hotstart.operator.api.scalars import (
+    DnsName,
+    Duration,
+    HttpUrl,
+    LabelValue,
+    MigProfile,
+    Quantity,
+    S3Uri,
+    make_duration_schema,
+)
+from pydantic import ConfigDict, Field
+
+
+class Runtime(StrEnum):
+    """The program that runs an engine."""
+
+    TENSORRT_LLM = "tensorrt_llm"
+    CTRANSLATE2 = "ctranslate2"
+
+
+class Dtype(StrEnum):
+    """Number format of activations, and of weights that are not quantized."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class Quantization(StrEnum):
+    """How weights are stored; which values a runtime takes is a rule of `EngineSettings`."""
+
+    NONE = "none"
+    INT8_WEIGHT_ONLY = "int8_weight_only"
+    INT4_WEIGHT_ONLY = "int4_weight_only"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT8_FLOAT32 = "int8_float32"
+    FLOAT32 = "float32"
+
+
+class PromptFormat(StrEnum):
+    """How prefix and suffix become one prompt."""
+
+    PLAIN = "plain"
+    FIM = "fim"
+
+
+class Stop(StrEnum):
+    """Where a completion ends by itself."""
+
+    LINE = "line"
+    BLOCK = "block"
+    NONE = "none"
+
+
+class RolloutStrategy(StrEnum):
+    """How pods of a new revision replace those of the old one."""
+
+    SURGE = "surge"
+
+
+class Management(StrEnum):
+    """Whether Hotstart may write."""
+
+    MANAGED = "Managed"
+    PAUSED = "Paused"
+
+
+class Checkpoint(ApiModel):
+    """Where the trained checkpoint stands and how it is read."""
+
+    uri: Annotated[
+        S3Uri,
+        Field(
+            description="Folder (s3://BUCKET/PREFIX/) or single GGUF file of the trained checkpoint. A change is a new "
+            "revision: the checkpoint is inspected again, and a rollout follows if its content differs."
+        ),
+    ]
+    revision: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="Your own name for this state of the checkpoint, such as a date or a tag. Hotstart pins the "
+            "content by digest; change this word to have the same URI inspected again.",
+        ),
+    ] = None
+    secret_name: Annotated[
+        DnsName | None,
+        Field(
+            description="Secret in this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and optionally "
+            "AWS_ENDPOINT_URL and AWS_REGION. Only the inspect and build Jobs read it. Without it the bucket must be "
+            "readable anonymously."
+        ),
+    ] = None
+    endpoint: Annotated[
+        HttpUrl | None,
+        Field(
+            description="URL of the S3 store that holds the checkpoint (scheme, host, port). Default: "
+            "AWS_ENDPOINT_URL of the Secret, else AWS S3."
+        ),
+    ] = None
+
+
+class Limits(ApiModel):
+    """The sizes that an engine is built for. They are part of the engine's key."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "input-shorter-than-sequence",
+                "self.inputTokens < self.sequenceTokens",
+                "inputTokens must be less than sequenceTokens: a sequence is the input and the completion",
+                ".inputTokens",
+            )
+        )
+    )
+
+    batch_size: Annotated[int, Field(ge=1, le=4096, description="Most sequences in one batch (sequences).")] = 8
+    input_tokens: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_048_575,
+            description="Most tokens of a prompt (tokens); a longer one is trimmed at its start, at line boundaries.",
+        ),
+    ] = 960
+    sequence_tokens: Annotated[
+        int, Field(ge=2, le=1_048_576, description="Most tokens of prompt and completion together (tokens).")
+    ] = 1024
+
+
+class Accelerator(ApiModel):
+    """The GPU that an engine is built for and runs on: engines of one GPU product do not run on another."""
+
+    product: Annotated[
+        LabelValue,
+        Field(
+            description="GPU product as the node label nvidia.com/gpu.product has it, such as NVIDIA-H100-80GB-HBM3."
+        ),
+    ]
+    mig_profile: Annotated[
+        MigProfile | None,
+        Field(description="MIG profile where the GPU is partitioned, such as 1g.10gb. Default: the whole GPU."),
+    ] = None
+
+
+class EngineSettings(ApiModel):
+    """What engine is built from the checkpoint. Each field is part of the engine's key: a change is a build."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "quantization-fits-runtime",
+                "self.runtime == 'tensorrt_llm'"
+                " ? self.quantization in ['none', 'int8_weight_only', 'int4_weight_only', 'fp8']"
+                " : self.quantization in ['none', 'int8', 'int8_float32', 'float32']",
+                "tensorrt_llm takes none, int8_weight_only, int4_weight_only and fp8; "
+                "ctranslate2 takes none, int8, int8_float32 and float32",
+                ".quantization",
+            ),
+            Rule(
+                "dtype-fits-runtime",
+                "self.runtime != 'ctranslate2' || !has(self.dtype) || self.dtype == 'float32'",
+                "ctranslate2 runs on CPUs and computes in float32: leave dtype out or set float32",
+                ".dtype",
+            ),
+            Rule(
+                "tensor-parallel-fits-runtime",
+                "self.runtime != 'ctranslate2' || self.tensorParallel == 1",
+                "ctranslate2 runs on one CPU: tensorParallel must be 1",
+                ".tensorParallel",
+            ),
+            Rule(
+                "accelerator-required",
+                "self.runtime != 'tensorrt_llm' || has(self.accelerator)",
+                "tensorrt_llm builds for one GPU product: set accelerator.product",
+                ".accelerator",
+            ),
+            Rule(
+                "accelerator-forbidden",
+                "self.runtime != 'ctranslate2' || !has(self.accelerator)",
+                "ctranslate2 runs on CPUs: leave accelerator out",
+                ".accelerator",
+            ),
+            Rule(
+                "mig-is-one-gpu",
+                "!has(self.accelerator) || !has(self.accelerator.migProfile) || self.tensorParallel == 1",
+                "a MIG partition is part of one GPU: tensorParallel must be 1 with accelerator.migProfile",
+                ".tensorParallel",
+            ),
+        )
+    )
+
+    runtime: Annotated[
+        Runtime, Field(description="Program that runs the engine: tensorrt_llm (NVIDIA GPUs) or ctranslate2 (CPUs).")
+    ]
+    dtype: Annotated[
+        Dtype | None,
+        Field(
+            description="Number format of activations and of weights that are not quantized. Default: float16 for "
+            "tensorrt_llm, float32 for ctranslate2, which takes no other."
+        ),
+    ] = None
+    quantization: Annotated[
+        Quantization,
+        Field(
+            description="How weights are stored. tensorrt_llm: none, int8_weight_only, int4_weight_only, fp8. "
+            "ctranslate2: int8, int8_float32, float32; none means float32."
+        ),
+    ] = Quantization.NONE
+    tensor_parallel: Annotated[
+        int, Field(ge=1, le=8, description="GPUs of one node that one replica is split over (GPUs).")
+    ] = 1
+    limits: Annotated[Limits, Field(description="Sizes that the engine is built for.")] = Limits()
+    accelerator: Annotated[
+        Accelerator | None,
+        Field(description="GPU to build for and run on; required for tensorrt_llm, refused for ctranslate2."),
+    ] = None
+
+    @property
+    def recipe_dtype(self) -> Dtype:
+        """dtype with the runtime's own default filled in, as the engine's recipe has it."""
+        if self.dtype is not None:
+            return self.dtype
+        return Dtype.FLOAT32 if self.runtime is Runtime.CTRANSLATE2 else Dtype.FLOAT16
+
+    @property
+    def recipe_quantization(self) -> Quantization:
+        """quantization in the runtime's own words, as the engine's recipe has it: ctranslate2 says float32 for none."""
+        if self.runtime is Runtime.CTRANSLATE2 and self.quantization is Quantization.NONE:
+            return Quantization.FLOAT32
+        return self.quantization
+
+
+class Markers(ApiModel):
+    """The model's own fill-in-the-middle tokens; each must be one token of its tokenizer, else the build fails."""
+
+    prefix: Annotated[str, Field(min_length=1, max_length=64, description="Token before the text before the cursor.")]
+    suffix: Annotated[str, Field(min_length=1, max_length=64, description="Token before the text after the cursor.")]
+    middle: Annotated[str, Field(min_length=1, max_length=64, description="Token after which the model completes.")]
+
+
+class Prompt(ApiModel):
+    """How the text before and after the cursor becomes a prompt."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "markers-iff-fim",
+                "(self.format == 'fim') == has(self.markers)",
+                "format fim needs markers with prefix, suffix and middle; format plain takes none",
+                ".markers",
+            )
+        )
+    )
+
+    format: Annotated[
+        PromptFormat,
+        Field(description="plain: the text before the cursor alone; fim: prefix, suffix and middle with markers."),
+    ] = PromptFormat.PLAIN
+    markers: Annotated[
+        Markers | None, Field(description="Fill-in-the-middle tokens of this model; required for fim, else refused.")
+    ] = None
+
+
+class ResourceAmounts(ApiModel):
+    """CPU and memory of one pod's Triton container."""
+
+    cpu: Annotated[Quantity | None, Field(description="CPUs, such as '2' or '700m' (thousandths of a CPU).")] = None
+    memory: Annotated[Quantity | None, Field(description="Memory in bytes with suffix, such as 1536Mi or 2Gi.")] = None
+
+
+def _request_within_limit(name: str) -> Rule:
+    have_both = f"has(self.requests) && has(self.requests.{name}) && has(self.limits) && has(self.limits.{name})"
+    readable = f"isQuantity(self.requests.{name}) && isQuantity(self.limits.{name})"
+    within = f"quantity(self.requests.{name}).compareTo(quantity(self.limits.{name})) <= 0"
+    return Rule(
+        f"{name}-request-within-limit",
+        f"!({have_both} && {readable}) || {within}",
+        f"requests.{name} must not be more than limits.{name}",
+        f".requests.{name}",
+    )
+
+
+class Resources(ApiModel):
+    """What a pod's Triton container asks of its node. GPUs follow from engine.tensorParallel."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(_request_within_limit("cpu"), _request_within_limit("memory")),
+    )
+
+    requests: Annotated[
+        ResourceAmounts | None, Field(description="What the scheduler sets aside for the container.")
+    ] = None
+    limits: Annotated[ResourceAmounts | None, Field(description="What the container may use at most.")] = None
+
+
+class Queue(ApiModel):
+    """The router's queue of one model: the only deep queue on a request's way."""
+
+    max_requests: Annotated[
+        int,
+        Field(ge=0, le=100_000, description="Most requests that wait (requests); one more is answered with 429."),
+    ] = 64
+    deadline: Annotated[
+        Duration,
+        make_duration_schema("queue-deadline-range", "1ms", "10m", "deadline must be between 1ms and 10m"),
+        Field(description="Longest wait for a free replica (duration, such as 2s); then the answer is 503."),
+    ] = Duration("2s")
+
+
+class Serving(ApiModel):
+    """How requests are turned into completions, and what a pod may use."""
+
+    prompt: Annotated[Prompt, Field(description="How a prompt is put together.")] = Prompt()
+    max_new_tokens: Annotated[
+        int, Field(ge=1, le=65_536, description="Most tokens of a completion (tokens); a request may ask for fewer.")
+    ] = 32
+    stop: Annotated[
+        Stop, Field(description="Where a completion ends by itself: at the end of the line, of the block, or nowhere.")
+    ] = Stop.LINE
+    stop_strings: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+        Field(max_length=8, description="Texts that end a completion and are not part of it (at most 8)."),
+    ] = ()
+    inter_threads: Annotated[
+        int, Field(ge=1, le=256, description="Sequences that a ctranslate2 pod works on at once (threads).")
+    ] = 1
+    intra_threads: Annotated[
+        int, Field(ge=1, le=256, description="CPU threads for each such sequence, ctranslate2 only (threads).")
+    ] = 1
+    resources: Annotated[Resources | None, Field(description="CPU and memory of each pod's Triton container.")] = None
+    queue: Annotated[Queue, Field(description="The router's queue for this model.")] = Queue()
+    hold_requests: Annotated[
+        Duration,
+        make_duration_schema("hold-requests-range", "0s", "1h", "holdRequests must be between 0s and 1h"),
+        Field(
+            description="How long the router holds a request while no replica is ready and one is coming (duration, "
+            "such as 30s); 0s answers 503 at once."
+        ),
+    ] = Duration("30s")
+
+
+class Slo(ApiModel):
+    """The service level objective: so many percent of the completions in at most so long."""
+
+    latency: Annotated[
+        Duration,
+        make_duration_schema("slo-latency-range", "1ms", "10m", "latency must be between 1ms and 10m"),
+        Field(
+            description="Longest time from the router's receipt of a request to the last useful byte (duration, such "
+            "as 250ms)."
+        ),
+    ] = Duration("250ms")
+    percentile: Annotated[
+        int, Field(ge=50, le=99, description="Share of completions that must hold latency (percent).")
+    ] = 95
+
+
+class Rollout(ApiModel):
+    """How pods are replaced when a revision changes."""
+
+    strategy: Annotated[
+        RolloutStrategy, Field(description="surge: new pods serve first, then as many old ones are drained.")
+    ] = RolloutStrategy.SURGE
+    max_surge: Annotated[
+        int, Field(ge=1, le=100, description="Most pods above the wanted number while a rollout runs (pods).")
+    ] = 1
