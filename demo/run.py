@@ -1,0 +1,149 @@
+"""`make demo`: one CompletionModel from a trained checkpoint to measured completions, on a real cluster.
+
+Ends with exit code 0 and build/demo.json, or with the cause of what failed and exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import load
+import openai
+import setup
+from hotstart.cluster import forward
+from hotstart.cluster.cluster import Cluster
+from hotstart.cluster.errors import ClusterError
+from kube import Kube
+from machine import describe_machine
+from story import Changes, StepFailed, Story
+from watch import cold_start, is_ready, wait_for_model
+
+MODEL = load.MODEL
+PROMPT = '''def fibonacci(n: int) -> int:
+    """Return the n-th Fibonacci number."""
+    if n < 2:
+        return n
+    '''
+
+
+def apply_model(kube: Kube, cluster: Cluster, story: Story) -> None:
+    """The namespace, the Secret that reads the checkpoint, and examples/demo.yaml, all as a user would."""
+    store = setup.the_store(cluster)
+    reader = {
+        "AWS_ACCESS_KEY_ID": store.reader_access_key,
+        "AWS_SECRET_ACCESS_KEY": store.reader_secret_key,
+        "AWS_ENDPOINT_URL": store.endpoint_in_cluster,
+        "AWS_REGION": store.region,
+    }
+    secret = setup.secret_yaml("models-reader", setup.NAMESPACE, reader)
+    kube.apply(setup.namespace_yaml(setup.NAMESPACE, restricted=True) + secret)
+    manifest = (setup.ROOT / "examples" / "demo.yaml").read_text()
+    story.say(kube.run("kubectl", "apply", "-n", setup.NAMESPACE, "-f", "-", stdin=manifest).strip())
+
+
+def forget_model(kube: Kube) -> None:
+    """Takes away what an earlier demo left, so that this one builds and starts from nothing."""
+    if kube.get("namespace", setup.NAMESPACE):
+        kube.run("kubectl", "delete", "namespace", setup.NAMESPACE, "--wait=true", "--timeout=90s")
+
+
+def complete(url: str, story: Story) -> None:
+    """Three lines of Python: one completion, shown."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+    answer = client.completions.create(model=f"{setup.NAMESPACE}/{MODEL}", prompt=PROMPT, max_tokens=16, temperature=0)
+    text = answer.choices[0].text
+    if not text.strip():
+        raise StepFailed(f"the model answered nothing: {answer.to_json()}")
+    story.say(PROMPT + f"\033[1m{text}\033[0m" if sys.stdout.isatty() else PROMPT + "\N{RIGHTWARDS ARROW} " + text)
+
+
+def phases(prefix: str, start: dict[str, Any]) -> dict[str, float]:
+    """The phases of a pod's start in seconds, flat."""
+    found = {f"phase_{prefix}_{name}_seconds": ms / 1000 for name, ms in start.get("phases", {}).items()}
+    return {**found, f"{prefix}_pod_seconds": start.get("totalMilliseconds", 0) / 1000}
+
+
+def describe_start(start: dict[str, Any]) -> str:
+    """One line: total and phases."""
+    parts = ", ".join(f"{name} {ms / 1000:.2f}" for name, ms in start.get("phases", {}).items())
+    return f"{start.get('pod')}: {start.get('totalMilliseconds', 0) / 1000:.2f} s from decision to serving ({parts} s)"
+
+
+def tell(story: Story, kube: Kube) -> dict[str, Any]:
+    """All steps; the figures for build/demo.json."""
+    facts: dict[str, Any] = describe_machine()
+    with story.step("cluster", "A Kubernetes cluster, an S3 store, the images in the node"):
+        cluster = setup.start_cluster(story)
+    kube.use(cluster)
+    with story.step("checkpoint", "A trained checkpoint in the object store: SmolLM2-135M-Instruct"):
+        forget_model(kube)
+        setup.empty_engine_bucket(cluster)
+        setup.upload_checkpoint(cluster, story)
+    with story.step("install", "helm install hotstart"):
+        setup.install_chart(kube, cluster, story)
+    with story.step("engine_and_first_pod", "kubectl apply -f examples/demo.yaml: engine built, first pod ready"):
+        apply_model(kube, cluster, story)
+        say = Changes(story)
+        model = wait_for_model(kube, setup.NAMESPACE, MODEL, is_ready, limit=240, say=say)
+        first = cold_start(model)
+        story.say(describe_start(first))
+    engine = kube.items("engines", "-n", setup.NAMESPACE)[0]
+    facts["engine_build_seconds"] = engine["status"].get("buildSeconds")
+    facts |= phases("first", first)
+    host, port = forward.resolve(cluster, f"{setup.SYSTEM}/hotstart-router:80")
+    url = f"http://127.0.0.1:{forward.reuse(cluster, host, port, 0)}"
+    with story.step("completion", f"A completion through Hotstart's endpoint {url}/v1"):
+        complete(url, story)
+    with story.step("load", "60 s of load: from 1 replica to 2"):
+        result, second, model = load.run(kube, url, f"{setup.NAMESPACE}/{MODEL}", story)
+        story.say(describe_start(second))
+    facts |= phases("second", second)
+    facts |= load.compare(result, model, story)
+    with story.step("scale_down", "The load is gone: back to 1 replica"):
+        load.wait_for_scale_down(kube, story)
+    facts["builds"] = int(model["status"].get("builds", 0))
+    facts |= {f"phase_{name}_seconds": seconds for name, seconds in story.seconds.items()}
+    facts["total_seconds"] = round(story.elapsed(), 1)
+    facts["url"] = url
+    return facts
+
+
+def farewell(facts: dict[str, Any]) -> str:
+    """How to look around, and how to end it."""
+    return f"""
+The cluster is up. To look around:
+    . build/cluster/env
+    kubectl get completionmodels,engines,pods -n {setup.NAMESPACE}
+    kubectl describe completionmodel {MODEL} -n {setup.NAMESPACE}
+    curl {facts["url"]}/v1/completions -H 'Content-Type: application/json' \\
+        -d '{{"model": "{setup.NAMESPACE}/{MODEL}", "prompt": "def add(a, b):\\n    return", "max_tokens": 8}}'
+To end it: make down"""
+
+
+def main() -> int:
+    """The exit code."""
+    story, kube = Story(), Kube()
+    output = setup.ROOT / "build" / "demo.json"
+    output.unlink(missing_ok=True)
+    try:
+        facts = tell(story, kube)
+    except (StepFailed, ClusterError, openai.OpenAIError, subprocess.SubprocessError, OSError) as failure:
+        print(f"\nThe demo failed after {story.elapsed():.1f} s: {failure}", file=sys.stderr)
+        if kube.ready:
+            print(kube.diagnosis(setup.NAMESPACE, setup.SYSTEM), file=sys.stderr)
+        return 1
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"\nDone in {story.elapsed():.0f} s. Figures: {output.relative_to(Path.cwd())}")
+    for name in load.HEADLINES:
+        print(f"    {name:24} {facts[name]}")
+    print(farewell(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
