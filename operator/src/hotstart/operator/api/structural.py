@@ -119,11 +119,16 @@ def _without_description(schema: JsonSchema) -> JsonSchema:
 
 
 def _default_of(schema: JsonSchema, result: JsonSchema) -> JsonSchema:
-    """Objects default to {}: the API server fills in the defaults below. Empty lists and texts need no default."""
-    default = schema["default"]
+    """An object's default holds those below it, since the API server tests it with the rules as it stands.
+
+    Empty lists, maps and texts need no default.
+    """
     if result["type"] == "object":
-        return {"default": {}} if "additionalProperties" not in result else {}
-    return {} if default in ("", []) else {"default": default}
+        fields = result.get("properties", {})
+        default = {name: field["default"] for name, field in fields.items() if "default" in field}
+    else:
+        default = schema["default"]
+    return {} if default in ("", [], {}) else {"default": default}
 
 
 def _as_validation(rule: Mapping[str, str]) -> JsonSchema:
