@@ -58,7 +58,7 @@ test-fast: setup ## Only the tests that need no cluster
 
 .PHONY: demo
 demo: setup images ## The main job end to end on the embedded cluster, measured
-	@$(BIN)/python demo/run.py
+	@$(BIN)/python -m hotstart.demo
 
 .PHONY: bench
 bench: setup images ## All benchmarks; JSON with machine and date in build/bench/

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import setup
-from kube import Kube, condition
-from story import Changes, StepFailed, Story
-from watch import cold_start, ready_replicas, wait_for_model
+from hotstart.demo import stage
+from hotstart.demo.kube import Kube, condition
+from hotstart.demo.story import Changes, StepFailed, Story
+from hotstart.demo.watch import cold_start, ready_replicas, wait_for_model
 
 MODEL = "smollm2"
 RATE = "2.2"  # requests/s
@@ -74,7 +74,7 @@ def follow(kube: Kube, process: subprocess.Popen[str], say: Changes) -> tuple[in
     most, second, model = 0, {}, {}
     first_pod = ""
     while process.poll() is None:
-        model = kube.get("completionmodel", MODEL, "-n", setup.NAMESPACE) or {}
+        model = kube.get("completionmodel", MODEL, "-n", stage.NAMESPACE) or {}
         ready = ready_replicas(model)
         most = max(most, ready)
         first_pod = first_pod or cold_start(model).get("pod", "")
@@ -110,9 +110,9 @@ def wait_for_scale_down(kube: Kube, story: Story) -> None:
     """Until one replica is left, drained."""
 
     def one_left(model: dict[str, Any]) -> bool:
-        pods = kube.items("pods", "-n", setup.NAMESPACE, "-l", "app.kubernetes.io/component=serving")
+        pods = kube.items("pods", "-n", stage.NAMESPACE, "-l", "app.kubernetes.io/component=serving")
         return model["spec"].get("replicas") == 1 and len(pods) == 1
 
-    model = wait_for_model(kube, setup.NAMESPACE, MODEL, one_left, limit=120, say=Changes(story))
+    model = wait_for_model(kube, stage.NAMESPACE, MODEL, one_left, limit=120, say=Changes(story))
     newest = decisions(model)[0]
     story.say(f"{newest['from']} -> {newest['to']}: {newest['reason']}: {newest['message']}")

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kube import Kube, condition
-from story import Changes, StepFailed
+from hotstart.demo.kube import Kube, condition
+from hotstart.demo.story import Changes, StepFailed
 
 POLL_SECONDS = 0.2
 TERMINAL_AFTER_SECONDS = 20.0

@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 from hotstart.cluster.cluster import Cluster
-from story import StepFailed
+from hotstart.demo.story import StepFailed
 
 
 class Kube:

@@ -9,10 +9,10 @@ from typing import Any
 import boto3
 from hotstart.cluster import images, lifecycle
 from hotstart.cluster.cluster import S3, Cluster
-from kube import Kube
-from story import StepFailed, Story
+from hotstart.demo.kube import Kube
+from hotstart.demo.story import StepFailed, Story
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[4]
 IMAGES = ("control", "triton-cpu", "builder")
 SYSTEM = "hotstart-system"
 NAMESPACE = "demo"

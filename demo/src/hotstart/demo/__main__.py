@@ -11,16 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import load
 import openai
-import setup
 from hotstart.cluster import forward
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
-from kube import Kube
-from machine import describe_machine
-from story import Changes, StepFailed, Story
-from watch import cold_start, is_ready, wait_for_model
+from hotstart.demo import load, stage
+from hotstart.demo.kube import Kube
+from hotstart.demo.machine import describe_machine
+from hotstart.demo.story import Changes, StepFailed, Story
+from hotstart.demo.watch import cold_start, is_ready, wait_for_model
 
 MODEL = load.MODEL
 PROMPT = '''def fibonacci(n: int) -> int:
@@ -32,29 +31,29 @@ PROMPT = '''def fibonacci(n: int) -> int:
 
 def apply_model(kube: Kube, cluster: Cluster, story: Story) -> None:
     """The namespace, the Secret that reads the checkpoint, and examples/demo.yaml, all as a user would."""
-    store = setup.the_store(cluster)
+    store = stage.the_store(cluster)
     reader = {
         "AWS_ACCESS_KEY_ID": store.reader_access_key,
         "AWS_SECRET_ACCESS_KEY": store.reader_secret_key,
         "AWS_ENDPOINT_URL": store.endpoint_in_cluster,
         "AWS_REGION": store.region,
     }
-    secret = setup.secret_yaml("models-reader", setup.NAMESPACE, reader)
-    kube.apply(setup.namespace_yaml(setup.NAMESPACE, restricted=True) + secret)
-    manifest = (setup.ROOT / "examples" / "demo.yaml").read_text()
-    story.say(kube.run("kubectl", "apply", "-n", setup.NAMESPACE, "-f", "-", stdin=manifest).strip())
+    secret = stage.secret_yaml("models-reader", stage.NAMESPACE, reader)
+    kube.apply(stage.namespace_yaml(stage.NAMESPACE, restricted=True) + secret)
+    manifest = (stage.ROOT / "examples" / "demo.yaml").read_text()
+    story.say(kube.run("kubectl", "apply", "-n", stage.NAMESPACE, "-f", "-", stdin=manifest).strip())
 
 
 def forget_model(kube: Kube) -> None:
     """Takes away what an earlier demo left, so that this one builds and starts from nothing."""
-    if kube.get("namespace", setup.NAMESPACE):
-        kube.run("kubectl", "delete", "namespace", setup.NAMESPACE, "--wait=true", "--timeout=90s")
+    if kube.get("namespace", stage.NAMESPACE):
+        kube.run("kubectl", "delete", "namespace", stage.NAMESPACE, "--wait=true", "--timeout=90s")
 
 
 def complete(url: str, story: Story) -> None:
     """Three lines of Python: one completion, shown."""
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
-    answer = client.completions.create(model=f"{setup.NAMESPACE}/{MODEL}", prompt=PROMPT, max_tokens=16, temperature=0)
+    answer = client.completions.create(model=f"{stage.NAMESPACE}/{MODEL}", prompt=PROMPT, max_tokens=16, temperature=0)
     text = answer.choices[0].text
     if not text.strip():
         raise StepFailed(f"the model answered nothing: {answer.to_json()}")
@@ -77,29 +76,29 @@ def tell(story: Story, kube: Kube) -> dict[str, Any]:
     """All steps; the figures for build/demo.json."""
     facts: dict[str, Any] = describe_machine()
     with story.step("cluster", "A Kubernetes cluster, an S3 store, the images in the node"):
-        cluster = setup.start_cluster(story)
+        cluster = stage.start_cluster(story)
     kube.use(cluster)
     with story.step("checkpoint", "A trained checkpoint in the object store: SmolLM2-135M-Instruct"):
         forget_model(kube)
-        setup.empty_engine_bucket(cluster)
-        setup.upload_checkpoint(cluster, story)
+        stage.empty_engine_bucket(cluster)
+        stage.upload_checkpoint(cluster, story)
     with story.step("install", "helm install hotstart"):
-        setup.install_chart(kube, cluster, story)
+        stage.install_chart(kube, cluster, story)
     with story.step("engine_and_first_pod", "kubectl apply -f examples/demo.yaml: engine built, first pod ready"):
         apply_model(kube, cluster, story)
         say = Changes(story)
-        model = wait_for_model(kube, setup.NAMESPACE, MODEL, is_ready, limit=240, say=say)
+        model = wait_for_model(kube, stage.NAMESPACE, MODEL, is_ready, limit=240, say=say)
         first = cold_start(model)
         story.say(describe_start(first))
-    engine = kube.items("engines", "-n", setup.NAMESPACE)[0]
+    engine = kube.items("engines", "-n", stage.NAMESPACE)[0]
     facts["engine_build_seconds"] = engine["status"].get("buildSeconds")
     facts |= phases("first", first)
-    host, port = forward.resolve(cluster, f"{setup.SYSTEM}/hotstart-router:80")
+    host, port = forward.resolve(cluster, f"{stage.SYSTEM}/hotstart-router:80")
     url = f"http://127.0.0.1:{forward.reuse(cluster, host, port, 0)}"
     with story.step("completion", f"A completion through Hotstart's endpoint {url}/v1"):
         complete(url, story)
     with story.step("load", "60 s of load: from 1 replica to 2"):
-        result, second, model = load.run(kube, url, f"{setup.NAMESPACE}/{MODEL}", story)
+        result, second, model = load.run(kube, url, f"{stage.NAMESPACE}/{MODEL}", story)
         story.say(describe_start(second))
     facts |= phases("second", second)
     facts |= load.compare(result, model, story)
@@ -117,24 +116,24 @@ def farewell(facts: dict[str, Any]) -> str:
     return f"""
 The cluster is up. To look around:
     . build/cluster/env
-    kubectl get completionmodels,engines,pods -n {setup.NAMESPACE}
-    kubectl describe completionmodel {MODEL} -n {setup.NAMESPACE}
+    kubectl get completionmodels,engines,pods -n {stage.NAMESPACE}
+    kubectl describe completionmodel {MODEL} -n {stage.NAMESPACE}
     curl {facts["url"]}/v1/completions -H 'Content-Type: application/json' \\
-        -d '{{"model": "{setup.NAMESPACE}/{MODEL}", "prompt": "def add(a, b):\\n    return", "max_tokens": 8}}'
+        -d '{{"model": "{stage.NAMESPACE}/{MODEL}", "prompt": "def add(a, b):\\n    return", "max_tokens": 8}}'
 To end it: make down"""
 
 
 def main() -> int:
     """The exit code."""
     story, kube = Story(), Kube()
-    output = setup.ROOT / "build" / "demo.json"
+    output = stage.ROOT / "build" / "demo.json"
     output.unlink(missing_ok=True)
     try:
         facts = tell(story, kube)
     except (StepFailed, ClusterError, openai.OpenAIError, subprocess.SubprocessError, OSError) as failure:
         print(f"\nThe demo failed after {story.elapsed():.1f} s: {failure}", file=sys.stderr)
         if kube.ready:
-            print(kube.diagnosis(setup.NAMESPACE, setup.SYSTEM), file=sys.stderr)
+            print(kube.diagnosis(stage.NAMESPACE, stage.SYSTEM), file=sys.stderr)
         return 1
     output.parent.mkdir(exist_ok=True)
     output.write_text(json.dumps(facts, indent=2) + "\n")
