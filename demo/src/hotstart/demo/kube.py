@@ -22,6 +22,11 @@ class Kube:
         self._env = {**os.environ, **cluster.environment(), "PATH": f"{cluster.bin}:{os.environ['PATH']}"}
 
     @property
+    def environment(self) -> dict[str, str]:
+        """For a command that talks to the cluster."""
+        return self._env
+
+    @property
     def ready(self) -> bool:
         """Whether there is a cluster to ask."""
         return bool(self._env)

@@ -1,0 +1,145 @@
+"""The main job on a real cluster: one CompletionModel becomes completions, and stays so through what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import openai
+import pytest
+from hotstart.demo import stage
+from hotstart.demo.kube import condition
+
+pytestmark = pytest.mark.e2e
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PROMPT = "def add(left, right):\n    return"
+
+
+def ask(tenant, name="tiny", **options):
+    client = openai.OpenAI(base_url=f"{tenant.platform.url}/v1", api_key="none", max_retries=0, timeout=60)
+    model = f"{tenant.namespace}/{name}"
+    return client.completions.create(**{"model": model, "prompt": PROMPT, "max_tokens": 8, "temperature": 0, **options})
+
+
+def build_jobs(tenant):
+    selector = "app.kubernetes.io/component=build"
+    return tenant.kube.items("jobs", "-n", tenant.namespace, "-l", selector)
+
+
+def find_process(pod_uid: str, command: str) -> int:
+    """The process id, on this machine, of a pod's process."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            cgroup, name = (entry / "cgroup").read_text(), (entry / "comm").read_text().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if name == command and pod_uid in cgroup:
+            return int(entry.name)
+    pytest.fail(f"no process {command} in pod {pod_uid}")
+
+
+def test_a_model_is_built_once_and_answers(tenant) -> None:
+    tenant.apply_model()
+    model = tenant.wait_ready()
+    answer = ask(tenant)
+    assert answer.choices[0].text
+    assert 0 < answer.usage.completion_tokens <= 8
+    streamed = [chunk.choices[0].text for chunk in ask(tenant, stream=True) if chunk.choices]
+    assert "".join(streamed) == answer.choices[0].text
+    assert model["status"]["builds"] == 1
+
+    tenant.apply_model("second")
+    tenant.wait_ready("second")
+    assert ask(tenant, "second").choices[0].text == answer.choices[0].text
+    assert len(build_jobs(tenant)) == 1, "the second model on the same checkpoint and recipe builds nothing"
+    assert len(tenant.kube.items("engines", "-n", tenant.namespace)) == 1
+
+
+def test_three_lines_of_the_readme_get_a_completion(tenant, capsys) -> None:
+    tenant.apply_model()
+    tenant.wait_ready()
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    code = next(block for block in blocks if "openai" in block)
+    code = re.sub(r'base_url="[^"]+"', f'base_url="{tenant.platform.url}/v1"', code)
+    code = re.sub(r'model="[^"]+"', f'model="{tenant.namespace}/tiny"', code)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_wrong_secret_is_named_and_mending_it_is_enough(tenant) -> None:
+    tenant.put_secret(AWS_SECRET_ACCESS_KEY="wrong")
+    tenant.apply_model()
+
+    def refused():
+        found = condition(tenant.model(), "EngineReady")
+        return found if found.get("status") == "False" and "models-reader" in found.get("message", "") else None
+
+    assert "AWS_" in tenant.wait(refused, "EngineReady names the Secret")["message"]
+    tenant.put_secret()
+    tenant.wait_ready()
+    assert ask(tenant).choices[0].text
+
+
+def test_a_missing_secret_is_named_and_making_it_is_enough(tenant) -> None:
+    tenant.apply_model(secretName="not-yet")
+    tenant.wait(
+        lambda: "not-yet" in condition(tenant.model(), "EngineReady").get("message", ""), "EngineReady names the Secret"
+    )
+    tenant.put_secret("not-yet")
+    tenant.wait_ready()
+
+
+def test_a_broken_new_revision_leaves_the_old_one_serving(tenant) -> None:
+    tenant.apply_model()
+    tenant.wait_ready()
+    before = [pod["metadata"]["uid"] for pod in tenant.pods()]
+    tenant.apply_model(uri='"s3://models/nothing-here/"')
+    tenant.wait(
+        lambda: "nothing-here" in condition(tenant.model(), "EngineReady").get("message", ""),
+        "EngineReady names the empty prefix",
+    )
+    assert ask(tenant).choices[0].text
+    assert [pod["metadata"]["uid"] for pod in tenant.pods()] == before
+    tenant.apply_model()
+    tenant.wait_ready()
+    assert [pod["metadata"]["uid"] for pod in tenant.pods()] == before
+
+
+def test_triton_killed_in_a_serving_pod_comes_back(tenant) -> None:
+    tenant.apply_model()
+    tenant.wait_ready()
+    (pod,) = tenant.pods()
+    name = pod["metadata"]["name"]
+
+    def restarts() -> int:
+        found = tenant.kube.get("pod", name, "-n", tenant.namespace)
+        statuses = {s["name"]: s for s in (found or {}).get("status", {}).get("containerStatuses", ())}
+        return statuses.get("triton", {}).get("restartCount", 0)
+
+    os.kill(find_process(pod["metadata"]["uid"], "tritonserver"), signal.SIGKILL)
+    tenant.wait(lambda: restarts() >= 1, "Triton's container was restarted")
+    tenant.wait_ready()
+    assert tenant.wait(lambda: ask(tenant).choices[0].text, "a completion after the restart")
+    assert [pod["metadata"]["name"] for pod in tenant.pods()] == [name], "the pod itself stayed"
+
+
+def test_a_flipped_bit_in_the_store_is_found_before_serving(tenant) -> None:
+    tenant.apply_model()
+    tenant.wait_ready()
+    s3 = stage.make_client(tenant.platform.cluster)
+    (engine,) = tenant.kube.items("engines", "-n", tenant.namespace)
+    uid = tenant.kube.get("namespace", tenant.namespace)["metadata"]["uid"]
+    key = f"engines/{uid}/{engine['spec']['key']}/model.bin"
+    body = bytearray(s3.get_object(Bucket=stage.STORE_BUCKET, Key=key)["Body"].read())
+    body[len(body) // 2] ^= 1
+    s3.put_object(Bucket=stage.STORE_BUCKET, Key=key, Body=bytes(body))
+
+    tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
+    tenant.wait(
+        lambda: "EngineCorrupt" in str(tenant.model()["status"]["conditions"]), "a condition says EngineCorrupt"
+    )
+    assert tenant.model()["status"]["readyReplicas"] == 1
+    assert ask(tenant).choices[0].text

@@ -1,0 +1,89 @@
+"""Nothing that the operator does costs a request: scale-down, a new pod template, a dead leader."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from hotstart.demo import stage
+from hotstart.loadtest.drive import run_load
+from hotstart.loadtest.plan import make_constant_plan
+
+pytestmark = pytest.mark.e2e
+
+
+class Load:
+    """An open-loop load in a thread of its own."""
+
+    def __init__(self, tenant, *, rate: float, duration: float) -> None:
+        plan = make_constant_plan(
+            tenant.platform.url, f"{tenant.namespace}/tiny", rate=rate, duration=duration, max_tokens=4
+        )
+        self.result = None
+        self._thread = threading.Thread(target=self._run, args=(plan,))
+
+    def _run(self, plan) -> None:
+        self.result = asyncio.run(run_load(plan)).to_json()
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._thread.join()
+
+
+def leader(kube) -> str:
+    lease = kube.get("lease", "hotstart-operator", "-n", stage.SYSTEM) or {}
+    return lease.get("spec", {}).get("holderIdentity") or ""
+
+
+def test_2000_requests_through_scale_down_and_a_change_of_the_pod_template(tenant) -> None:
+    tenant.apply_model(replicas="2")
+    tenant.wait_ready(replicas=2)
+    before = {pod["metadata"]["name"] for pod in tenant.pods()}
+    with Load(tenant, rate=40, duration=50) as load:
+        tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=1")
+        tenant.wait(lambda: len(tenant.pods()) == 1, "one pod is left")
+        tenant.apply_model(maxNewTokens="7")
+        tenant.wait(
+            lambda: len(pods := tenant.pods()) == 1 and pods[0]["metadata"]["name"] not in before,
+            "the last pod was replaced",
+        )
+        tenant.wait_ready()
+    assert load.result["requests"] == 2000
+    assert load.result["failed"] == 0, load.result
+
+
+def test_the_leader_killed_and_serving_is_not_touched(tenant) -> None:
+    tenant.apply_model()
+    tenant.wait_ready()
+    pods = [pod["metadata"]["uid"] for pod in tenant.pods()]
+    first = leader(tenant.kube)
+    name = first.split("_")[0]
+    with Load(tenant, rate=20, duration=25) as load:
+        tenant.kube.run("kubectl", "delete", "pod", name, "-n", stage.SYSTEM, "--grace-period=0", "--force")
+        tenant.wait(lambda: leader(tenant.kube) not in ("", first), "another replica leads")
+    assert load.result["failed"] == 0, load.result
+    assert [pod["metadata"]["uid"] for pod in tenant.pods()] == pods
+    tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
+    tenant.wait_ready(replicas=2)
+
+
+def test_a_second_reconcile_writes_nothing(tenant) -> None:
+    tenant.apply_model()
+    tenant.wait_ready()
+
+    def versions() -> dict[str, str]:
+        kinds = "completionmodels,engines,pods,services,poddisruptionbudgets,jobs,configmaps"
+        items = tenant.kube.items(kinds, "-n", tenant.namespace)
+        return {f"{i['kind']}/{i['metadata']['name']}": i["metadata"]["resourceVersion"] for i in items}
+
+    settled = tenant.wait(lambda: (first := versions()) == versions() and first, "the objects settle")
+    first = leader(tenant.kube)
+    tenant.kube.run("kubectl", "delete", "pod", first.split("_")[0], "-n", stage.SYSTEM, "--grace-period=0", "--force")
+    tenant.wait(lambda: leader(tenant.kube) not in ("", first), "another replica leads and reconciles all anew")
+    tenant.kube.run("kubectl", "annotate", "completionmodel", "tiny", "-n", tenant.namespace, "poke=1")
+    changed = {name for name, version in versions().items() if settled.get(name) != version}
+    assert changed <= {"CompletionModel/tiny"}, changed
