@@ -99,7 +99,7 @@ def make_text_type(rule_name: str, pattern: str, message: str, max_length: int, 
     compiled = re.compile(pattern)
 
     def check_form(value: str) -> str:
-        if compiled.search(value) is None:
+        if compiled.fullmatch(value) is None:
             raise ValueError(message)
         return value
 

@@ -32,7 +32,7 @@ class Duration(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Duration:
-        if re.search(DURATION_PATTERN, text) is None:
+        if re.fullmatch(DURATION_PATTERN, text) is None:
             raise ValueError(DURATION_MESSAGE)
         return super().__new__(cls, text)
 

@@ -1,0 +1,60 @@
+"""Fixtures that several pieces share. Whatever they start, they end."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hotstart.cluster import lifecycle
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """A real etcd and kube-apiserver on this machine, with Hotstart's kinds; no controllers, no nodes."""
+
+    kubeconfig: Path
+    kubectl: Path
+
+    def try_kubectl(self, *arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl against this server; the caller looks at the exit status."""
+        command = (str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *map(str, arguments))
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+    def run_kubectl(self, *arguments: str | Path, stdin: str | None = None) -> str:
+        """Run kubectl against this server and return what it printed; a failure fails the test with its words."""
+        done = self.try_kubectl(*arguments, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(map(str, arguments))}: {done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[ApiServer]:
+    """One API server for all tests of a session; each test takes a namespace of its own (fixture `namespace`)."""
+    parent = ROOT / "build" / "tests"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="api-", dir=parent))
+    try:
+        cluster = lifecycle.up(folder, lifecycle.Wanted(api_only=True))
+        server = ApiServer(kubeconfig=Path(cluster.kubeconfig), kubectl=Path(cluster.bin) / "kubectl")
+        server.run_kubectl("apply", "--server-side", "-f", ROOT / "crds")
+        server.run_kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", ROOT / "crds")
+        yield server
+    finally:
+        lifecycle.down(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> str:
+    """The name of a new, empty namespace of the API server."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    api_server.run_kubectl("create", "namespace", name)
+    return name
