@@ -156,9 +156,7 @@ def test_the_api_server_alone_makes_no_link() -> None:
 
 
 def test_both_cgroup_layouts_are_known() -> None:
-    text = (
-        "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nx / ext4 rw 0 0"
-    )
+    text = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nx / ext4 rw 0 0"
 
     assert cgroups.hierarchies(text) == (
         ("cgroup", Path("/sys/fs/cgroup/cpu")),

@@ -1,7 +1,7 @@
 """Bring images into the cluster's containerd without a registry: from buildah's store, or from an archive file.
 
-From the store they go through one uncompressed OCI folder in the cluster's folder, so that layers that several images
-share are written once; what containerd already has under the same image id is left out altogether.
+What containerd already has under the same image id is left out. From the store the layers are linked (`snapshots`);
+where that is not possible, the image goes through an uncompressed archive.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from hotstart.cluster import argv
+from hotstart.cluster import argv, snapshots
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
 
@@ -56,35 +57,57 @@ def _import(cluster: Cluster, archive: Path, name: str | None) -> None:
     )
 
 
-def _image_id(name: str) -> str:
+def _shown(name: str) -> dict[str, Any]:
     if shutil.which("buildah") is None:
         raise ClusterError("buildah cannot be found: run `cluster/install-debian-packages`, or install buildah.")
-    shown = _run(
-        ("buildah", "inspect", "--type", "image", "--format", "{{.FromImageID}}", name),
+    text = _run(
+        ("buildah", "inspect", "--type", "image", name),
         f"{name} is not in buildah's store (see `buildah images`) and is no file",
     )
-    return shown.strip()
+    shown: dict[str, Any] = json.loads(text)
+    return shown
+
+
+def _store() -> Path:
+    return Path(json.loads(_run(("buildah", "info"), "buildah does not answer"))["store"]["GraphRoot"])
+
+
+def _load_linked(cluster: Cluster, image: snapshots.StoredImage, archive: Path) -> None:
+    node = cluster.layout.node(0)
+    snapshots.link_layers(image, node, lambda command: _run(inside(cluster, *command), "containerd refused a layer"))
+    archive.write_bytes(snapshots.archive(image))
+    _import(cluster, archive, image.name)
+
+
+def _load_packed(cluster: Cluster, name: str, archive: Path) -> None:
+    _run(
+        ("buildah", "push", "--quiet", "--disable-compression", name, f"docker-archive:{archive}:{name}"),
+        f"{name} cannot be taken out of buildah's store",
+    )
+    _import(cluster, archive, name)
 
 
 def load(cluster: Cluster, name: str, say: Say = lambda text: None) -> None:
     """Load one image by its name in buildah's store, or from an archive file."""
+    if cluster.api_only:
+        raise ClusterError("An API server alone takes no images: start a whole cluster, without --api-only.")
     if Path(name).is_file():
         _import(cluster, Path(name).resolve(), None)
         say(f"loaded {name}")
         return
     name = full_name(name)
-    image, loaded = _image_id(name), _loaded(cluster)
+    shown, loaded = _shown(name), _loaded(cluster)
+    image = shown["FromImageID"]
     if loaded.get(name) == image and name in _present(cluster):
         say(f"{name} is already there")
         return
     cluster.layout.images.mkdir(exist_ok=True)
     archive = cluster.layout.images / "loading.tar"
     archive.unlink(missing_ok=True)
-    _run(
-        ("buildah", "push", "--quiet", "--disable-compression", name, f"docker-archive:{archive}:{name}"),
-        f"{name} cannot be taken out of buildah's store",
-    )
-    _import(cluster, archive, name)
+    if linkable := snapshots.stored(name, image, shown, _store()):
+        _load_linked(cluster, linkable, archive)
+    else:
+        _load_packed(cluster, name, archive)
     archive.unlink()
     cluster.layout.loaded_images.write_text(json.dumps({**loaded, name: image}, indent=2) + "\n")
     say(f"loaded {name}")

@@ -1,0 +1,141 @@
+"""Images come into the cluster without a registry: the decisions, and (e2e) a pod that runs from one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hotstart.cluster import cgroups, images, lifecycle, oci, snapshots
+from hotstart.cluster.cluster import Cluster
+from hotstart.cluster.layout import Layout
+
+Machine = Any
+NAME = "localhost/hotstart/cluster-test:1"
+
+
+def test_the_chain_of_one_layer_is_the_layer_itself() -> None:
+    first, second = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+    assert oci.chain_ids([first]) == (first,)
+    assert oci.chain_ids([first, second]) == (first, oci.digest(f"{first} {second}".encode()))
+
+
+def test_the_folder_of_a_snapshot_is_read_from_its_mount() -> None:
+    bind = "mount -t bind /var/lib/containerd/x/snapshots/1/fs /mnt -o rw,rbind"
+    overlay = "mount -t overlay overlay /mnt -o workdir=/c/2/work,upperdir=/c/2/fs,lowerdir=/c/1/fs"
+
+    assert snapshots.upper_folder(bind) == "/var/lib/containerd/x/snapshots/1/fs"
+    assert snapshots.upper_folder(overlay) == "/c/2/fs"
+
+
+def test_layers_are_listed_bottom_first_and_only_if_all_stand(tmp_path: Path) -> None:
+    rows = [{"id": "base", "diff-digest": "sha256:1"}, {"id": "top", "parent": "base", "diff-digest": "sha256:2"}]
+    (tmp_path / "overlay/top/diff").mkdir(parents=True)
+
+    assert snapshots.layers_of("top", rows, tmp_path) is None
+
+    (tmp_path / "overlay/base/diff").mkdir(parents=True)
+    found = snapshots.layers_of("top", rows, tmp_path)
+    assert found is not None
+    assert [layer.diff_id for layer in found] == ["sha256:1", "sha256:2"]
+
+
+def test_an_image_whose_layers_are_others_takes_the_slow_way(tmp_path: Path) -> None:
+    for name, text in (
+        ("overlay-images/images.json", [{"id": "i", "layer": "top"}]),
+        ("overlay-layers/layers.json", [{"id": "top", "diff-digest": "sha256:1"}]),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(json.dumps(text))
+    (tmp_path / "overlay/top/diff").mkdir(parents=True)
+    config = json.dumps({"rootfs": {"diff_ids": ["sha256:1"]}})
+    manifest = json.dumps({"config": {"digest": oci.digest(config.encode())}})
+    other = json.dumps({"rootfs": {"diff_ids": ["sha256:other"]}})
+
+    assert snapshots.stored("n", "i", {"Manifest": manifest, "Config": config}, tmp_path) is not None
+    assert snapshots.stored("n", "i", {"Manifest": manifest, "Config": other}, tmp_path) is None
+    assert snapshots.stored("n", "i", {"Manifest": "{}", "Config": config}, tmp_path / "nowhere") is None
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[str]:
+    """An image in buildah's store that has a shell and nothing else."""
+    if shutil.which("buildah") is None:
+        pytest.skip("needs buildah")
+    shell = shutil.which("bash") or "/bin/bash"
+    linked = subprocess.run(("ldd", shell), capture_output=True, text=True, check=True).stdout
+    for file in (shell, *re.findall(r"(/\S+) \(0x", linked)):
+        target = tmp_path / file.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+
+    def buildah(*arguments: str) -> str:
+        ended = subprocess.run(("buildah", *arguments), capture_output=True, text=True, check=True)
+        return ended.stdout.strip()
+
+    container = buildah("from", "scratch")
+    buildah("copy", "--quiet", container, str(tmp_path), "/")
+    buildah("config", "--entrypoint", json.dumps([shell, "-c"]), container)
+    buildah("commit", "--quiet", container, NAME)
+    buildah("rm", container)
+    yield NAME
+    buildah("rmi", "--force", NAME)
+
+
+def pod(name: str, script: str) -> dict[str, Any]:
+    container = {
+        "name": "c",
+        "image": NAME,
+        "imagePullPolicy": "Never",
+        "args": [script],
+        "resources": {"limits": {"cpu": "200m", "memory": "64Mi"}},
+    }
+    spec = {"terminationGracePeriodSeconds": 0, "restartPolicy": "Never", "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def phase(cluster: Cluster, name: str) -> str:
+    found = cluster.api().get(f"/api/v1/namespaces/default/pods/{name}")
+    return "" if found is None else str(found["status"]["phase"])
+
+
+def throttled(layout: Layout) -> bool:
+    """Whether the kernel held back a container that has a fifth of a processor."""
+    for top in cgroups.present(layout.cgroup):
+        for name, limit in (("cpu.cfs_quota_us", "20000"), ("cpu.max", "20000 100000")):
+            for place in top.rglob(name):
+                if place.read_text().strip() == limit:
+                    counts = dict(line.split() for line in (place.parent / "cpu.stat").read_text().splitlines())
+                    if int(counts["nr_throttled"]) > 0:
+                        return True
+    return False
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("way", ["linked", "packed"])
+def test_a_pod_runs_from_a_loaded_image_within_its_cpu_limit(
+    layout: Layout, machine: Machine, image: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "packed":
+        monkeypatch.setattr(snapshots, "stored", lambda *_: None)
+    cluster = lifecycle.up(layout.root)
+    said: list[str] = []
+
+    images.load(cluster, image, said.append)
+    images.load(cluster, image, said.append)
+
+    assert said == [f"loaded {image}", f"{image} is already there"]
+    pods = "/api/v1/namespaces/default/pods"
+    assert cluster.api().call("POST", pods, pod("ends", "exit 0"))[0] == 201
+    assert cluster.api().call("POST", pods, pod("burns", "while :; do :; done"))[0] == 201
+    machine.wait_until("the end of the first pod", lambda: phase(cluster, "ends") == "Succeeded")
+    machine.wait_until("throttling", lambda: throttled(layout))
+    known = machine.namespaces_of(layout)
+    lifecycle.down(layout.root)
+    assert not machine.left(layout, known)
