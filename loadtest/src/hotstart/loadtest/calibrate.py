@@ -1,0 +1,75 @@
+"""How fast may this machine send and still be believed: the highest rate whose drift p99 stays under a limit.
+
+Measured against a server that does nothing, so that the figure is the generator's. Stated beside a benchmark, it says
+which part of a result could come from the tool.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hotstart.loadtest.fleet import run_in_processes
+from hotstart.loadtest.null_server import serve_nothing
+from hotstart.loadtest.plan import make_constant_plan
+from hotstart.loadtest.result import LoadResult, describe_machine
+
+_STEPS_AFTER_FIRST_MISS = 4
+_RUN_KEYS = ("rate", "drift_p50_ms", "drift_p99_ms", "p50_ms", "p99_ms", "failed")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The rates tried, in their order, and the highest one that held (0 when none did). Rates in requests/s."""
+
+    max_rate: float
+    drift_limit_s: float
+    processes: int
+    runs: tuple[LoadResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as flat keys, with the runs in short."""
+        return {
+            "max_rate": self.max_rate,
+            "drift_limit_ms": self.drift_limit_s * 1e3,
+            "processes": self.processes,
+            "started_at": self.runs[0].started_at.isoformat(timespec="seconds"),
+            "runs": [{key: run.to_json()[key] for key in _RUN_KEYS} for run in self.runs],
+            **describe_machine(),
+        }
+
+
+async def calibrate(
+    *,
+    processes: int = 1,
+    drift_limit_s: float = 0.001,
+    step_s: float = 5.0,
+    first_rate: float = 100.0,
+    tell: Callable[[LoadResult], None] | None = None,
+) -> Calibration:
+    """Find the highest rate that holds the limit with no failure: doubled until it misses, then halved in between.
+
+    step_s: length of each run in seconds. tell: called with the result of each.
+    """
+    held, missed = 0.0, None
+    rate = first_rate
+    runs: list[LoadResult] = []
+    steps_left = _STEPS_AFTER_FIRST_MISS
+    async with serve_nothing() as url:
+        while steps_left:
+            plan = make_constant_plan(url, "null", rate=rate, duration=step_s, max_tokens=1)
+            result = await run_in_processes(replace(plan, drift_limit_s=drift_limit_s), processes)
+            runs.append(result)
+            if tell is not None:
+                tell(result)
+            if result.void or result.summary.failed:
+                missed = rate
+            else:
+                held = rate
+            rate = decide_next_rate(held, missed)
+            steps_left -= missed is not None
+    return Calibration(held, drift_limit_s, processes, tuple(runs))
+
+
+def decide_next_rate(held: float, missed: float | None) -> float:
+    """Return the rate to try next: twice the one that held while none has missed, else the middle of the two."""
+    return held * 2 if missed is None else (held + missed) / 2

@@ -1,0 +1,212 @@
+"""A run spread over processes: each sends every K-th request of one schedule, and their samples are put together.
+
+A Python process keeps one core, and one that draws a progress bar is late for its own requests. So the command line
+always sends from child processes and draws in the parent. All children start at one instant of the monotonic clock,
+which is the same for every process of a machine. Parent and child talk through a pipe in tuples: the parent says
+("start", instant) and ("stop",), the child ("ready",), ("progress", Progress), ("done", LoadResult), ("fault", text).
+"""
+
+import asyncio
+import gc
+import multiprocessing
+import resource
+import signal
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from hotstart.loadtest.drive import ProgressCallback, run_load
+from hotstart.loadtest.plan import LoadPlan, shard_plan
+from hotstart.loadtest.result import LoadResult
+from hotstart.loadtest.sample import Progress, merge_progress
+
+# The children need this long from hearing the start instant to being asleep before it.
+_HEAD_START_S = 0.05
+_END_S = 10.0
+
+
+class FleetError(Exception):
+    """A sending process failed; the message holds its traceback, since that is a fault of this program."""
+
+
+@dataclass
+class _Child:
+    process: BaseProcess
+    pipe: Connection
+    ready: asyncio.Future[None]
+    result: asyncio.Future[LoadResult]
+    latest: Progress
+
+
+async def run_in_processes(
+    plan: LoadPlan,
+    processes: int,
+    *,
+    progress: ProgressCallback | None = None,
+    stop: asyncio.Event | None = None,
+) -> LoadResult:
+    """Send `plan` from `processes` children and return the merged result; otherwise like `drive.run_load`.
+
+    Raises ValueError when processes is not positive, FleetError when a child fails. No child outlives the call.
+    """
+    shares = shard_plan(plan, processes)
+    stop = stop or asyncio.Event()
+    children: list[_Child] = []
+    try:
+        for share in shares:
+            children.append(_start_child(share))
+        results = await _conduct(children, stop, progress)
+    finally:
+        _end_children(children)
+    return merge_results(plan, results)
+
+
+def merge_results(plan: LoadPlan, results: list[LoadResult]) -> LoadResult:
+    """Return one result of `plan` out of those of its shares: all samples together, ordered by intended time."""
+    samples = sorted((sample for result in results for sample in result.samples), key=lambda sample: sample.intended)
+    return LoadResult(
+        plan,
+        tuple(samples),
+        started_at=min(result.started_at for result in results),
+        ran_s=max(result.ran_s for result in results),
+        processes=len(results),
+        interrupted=any(result.interrupted for result in results),
+    )
+
+
+async def _conduct(children: list[_Child], stop: asyncio.Event, progress: ProgressCallback | None) -> list[LoadResult]:
+    loop = asyncio.get_running_loop()
+    for child in children:
+        loop.add_reader(child.pipe.fileno(), _hear_child, child)
+    await asyncio.gather(*(child.ready for child in children))
+    start_at = time.monotonic() + _HEAD_START_S
+    for child in children:
+        child.pipe.send(("start", start_at))
+    stopper = asyncio.create_task(_pass_stop_on(children, stop))
+    drawer = asyncio.create_task(_draw(children, progress)) if progress else None
+    try:
+        results = await asyncio.gather(*(child.result for child in children))
+    finally:
+        stopper.cancel()
+        if drawer is not None:
+            drawer.cancel()
+    if progress:
+        progress(merge_progress([child.latest for child in children]))
+    return list(results)
+
+
+async def _pass_stop_on(children: list[_Child], stop: asyncio.Event) -> None:
+    await stop.wait()
+    for child in children:
+        if not child.result.done():
+            child.pipe.send(("stop",))
+
+
+async def _draw(children: list[_Child], progress: ProgressCallback) -> None:
+    while True:
+        await asyncio.sleep(0.2)
+        progress(merge_progress([child.latest for child in children]))
+
+
+def _start_child(share: LoadPlan) -> _Child:
+    loop = asyncio.get_running_loop()
+    # "spawn", because a fork would copy the parent's event loop, threads and signal handlers.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run_child, args=(share, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    nothing_yet = Progress(len(share.arrivals), 0, 0, 0, 0, 0)
+    return _Child(process, ours, loop.create_future(), loop.create_future(), nothing_yet)
+
+
+def _hear_child(child: _Child) -> None:
+    try:
+        message = child.pipe.recv()
+    except (EOFError, ConnectionResetError):
+        asyncio.get_running_loop().remove_reader(child.pipe.fileno())
+        _fail(child, "a sending process ended before its result")
+        return
+    match message:
+        case ("ready",):
+            child.ready.set_result(None)
+        case ("progress", Progress() as latest):
+            child.latest = latest
+        case ("done", LoadResult() as result):
+            child.result.set_result(result)
+        case ("fault", str(text)):
+            _fail(child, text)
+        case _:
+            _fail(child, f"a sending process said {message!r}")
+
+
+def _fail(child: _Child, text: str) -> None:
+    for future in (child.ready, child.result):
+        if not future.done():
+            future.set_exception(FleetError(text))
+
+
+def _end_children(children: list[_Child]) -> None:
+    loop = asyncio.get_running_loop()
+    for child in children:
+        loop.remove_reader(child.pipe.fileno())
+        child.pipe.close()
+        for future in (child.ready, child.result):
+            if future.done() and not future.cancelled():
+                future.exception()  # one child's failure is told; those of the others are its echo
+    for child in children:
+        if child.result.done():
+            child.process.join(_END_S)
+        child.process.terminate()
+        child.process.join(_END_S)
+        child.process.close()
+
+
+def run_child(share: LoadPlan, pipe: Connection) -> None:
+    """Entry of a sending process: wait for the start, send, answer with the result."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what it means
+    _raise_file_limit()
+    try:
+        asyncio.run(_drive_share(share, pipe))
+    except BrokenPipeError:  # the parent is gone: there is nobody to tell, and nothing was asked that is not done
+        return
+    except Exception:  # noqa: BLE001 - whatever it is, the parent has to hear of it
+        pipe.send(("fault", traceback.format_exc()))
+
+
+async def _drive_share(share: LoadPlan, pipe: Connection) -> None:
+    stop = asyncio.Event()
+    start: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def hear_parent() -> None:
+        try:
+            message = pipe.recv()
+        except (EOFError, ConnectionResetError):  # the parent is gone, and with it the reason to go on
+            message = ("stop",)
+            asyncio.get_running_loop().remove_reader(pipe.fileno())
+            if not start.done():
+                start.set_exception(BrokenPipeError())
+        if message[0] == "start":
+            start.set_result(message[1])
+        else:
+            stop.set()
+
+    asyncio.get_running_loop().add_reader(pipe.fileno(), hear_parent)
+    pipe.send(("ready",))
+    start_at = await start
+    gc.collect()
+    gc.freeze()  # what stands now is never garbage, so that collections stay short
+
+    def tell(latest: Progress) -> None:
+        pipe.send(("progress", latest))
+
+    result = await run_load(share, progress=tell, stop=stop, start_at=start_at)
+    pipe.send(("done", result))
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files, that is connections, as the system lets this process have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
