@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hotstart.engines import errors as engine_errors
 from hotstart.engines import recipe as engine_recipe
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.operator.api import CompletionModel, Condition, ConditionType, Engine, Reason, Recipe
@@ -129,3 +130,7 @@ def test_a_condition_is_written_as_kubernetes_writes_its_own() -> None:
 def test_every_reason_is_one_word_that_a_condition_takes() -> None:
     for reason in Reason:
         Condition(type="Ready", status="False", last_transition_time="2030-01-31T18:00:00Z", reason=reason)  # type: ignore[arg-type]
+
+
+def test_the_reasons_of_builder_and_pod_agent_are_reasons_of_the_api() -> None:
+    assert {reason.value for reason in engine_errors.Reason} <= {reason.value for reason in Reason}

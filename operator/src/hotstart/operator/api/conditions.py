@@ -64,6 +64,8 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"
     ACCESS_DENIED = "AccessDenied"
     STORE_UNREACHABLE = "StoreUnreachable"
+    STORE_CONFLICT = "StoreConflict"
+    DISK_FULL = "DiskFull"
     INSPECTION_FAILED = "InspectionFailed"
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
     UNSUPPORTED_RECIPE = "UnsupportedRecipe"

@@ -1,6 +1,7 @@
 """Writes the CustomResourceDefinitions from the pydantic types: `python -m hotstart.operator.api.generate`.
 
-The files are committed. `--check` writes nothing, shows what would change, and exits 1 if anything would.
+Run at the root of the repository without folders, it writes crds/ and the CRDs of the Helm chart. The files are
+committed. `--check` writes nothing, shows what would change, and exits 1 if anything would.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 
 import yaml
 from hotstart.operator.api.crd import KINDS, make_crd
+
+DEFAULT_OUTPUT = Path("crds")
+DEFAULT_HELM = Path("helm/hotstart/templates/crds")
 
 _HEADER = """\
 # Generated from the types in hotstart.operator.api; do not edit.
@@ -64,16 +68,22 @@ def apply_files(folder: Path, files: Mapping[str, str]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+def _choose_targets(output: Path | None, helm: Path | None) -> list[tuple[Path, dict[str, str]]]:
+    """Folders and their files: those that are named, or both defaults where none is."""
+    if output is None and helm is None:
+        output, helm = DEFAULT_OUTPUT, DEFAULT_HELM
+    plain = [(output, make_files())] if output is not None else []
+    return plain + ([(helm, make_files(_HELM_ANNOTATIONS))] if helm is not None else [])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m hotstart.operator.api.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; show the differences and exit 1 if any")
-    parser.add_argument("--output", type=Path, default=Path("crds"), metavar="DIR", help="folder of the CRDs (crds)")
-    parser.add_argument("--helm", type=Path, metavar="DIR", help="also into this folder of a chart, kept on uninstall")
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"folder of the CRDs ({DEFAULT_OUTPUT})")
+    parser.add_argument("--helm", type=Path, metavar="DIR", help=f"folder of a chart's CRDs ({DEFAULT_HELM})")
     options = parser.parse_args(arguments)
-    targets = [(options.output, make_files())]
-    if options.helm is not None:
-        targets.append((options.helm, make_files(_HELM_ANNOTATIONS)))
+    targets = _choose_targets(options.output, options.helm)
     if options.check:
         difference = "".join(diff_files(folder, files) for folder, files in targets)
         sys.stdout.write(difference)
