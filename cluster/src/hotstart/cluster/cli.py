@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClusterError as problem:
         print(problem, file=sys.stderr)
         return 1
+    except PermissionError as problem:
+        print(f"{problem}: this cluster was started by another user; run the command as that user.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

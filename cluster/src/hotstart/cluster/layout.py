@@ -15,6 +15,7 @@ FORWARD_SOCKET = f"{RUN_INSIDE}/forward.sock"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 KUBELET_INSIDE = "/var/lib/kubelet"
 CONTAINERD_INSIDE = "/var/lib/containerd"
+DATA_INSIDE = "/var/lib/hotstart"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class NodeLayout:
     @property
     def kubelet(self) -> Path:
         return self.root / "kubelet"
+
+    @property
+    def data(self) -> Path:
+        """What is /var/lib/hotstart on the node: the place for a node cache, on the disk."""
+        return self.root / "hotstart"
 
     @property
     def pod_logs(self) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from hotstart.cluster.layout import CONTAINERD_INSIDE, KUBELET_INSIDE, RUN_INSIDE, NodeLayout
+from hotstart.cluster.layout import CONTAINERD_INSIDE, DATA_INSIDE, KUBELET_INSIDE, RUN_INSIDE, NodeLayout
 
 KUBELET_SYSCTLS = {
     "vm/overcommit_memory": "1",
@@ -20,7 +20,7 @@ KUBELET_SYSCTLS = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
-OWN_IN_VAR_LIB = ("kubelet", "containerd", "cni")
+OWN_IN_VAR_LIB = ("kubelet", "containerd", "cni", "hotstart")
 
 
 def mount(*arguments: str | Path) -> None:
@@ -88,6 +88,7 @@ def enter_node(node: NodeLayout, resolv_conf: str) -> None:
     for source, place in (
         (node.kubelet, KUBELET_INSIDE),
         (node.containerd, CONTAINERD_INSIDE),
+        (node.data, DATA_INSIDE),
         (node.pod_logs, "/var/log/pods"),
     ):
         source.mkdir(parents=True, exist_ok=True)
