@@ -125,6 +125,14 @@ def test_an_engine_never_changes(api_server: ApiServer, namespace: str) -> None:
     assert patch(api_server, namespace, engine, {"metadata": {"labels": {"a": "b"}}}).returncode == 0
 
 
+def test_what_the_types_write_as_an_engine_is_taken(api_server: ApiServer, namespace: str) -> None:
+    written = Engine.from_api(ENGINE).to_api()
+    written["metadata"].pop("namespace")
+    create(api_server, namespace, written)
+    stored = get(api_server, namespace, "engine", engine_name(KEY))
+    assert Engine.from_api(stored).spec == Engine.from_api(ENGINE).spec
+
+
 def test_the_status_of_an_engine_is_kept_whole(api_server: ApiServer, namespace: str) -> None:
     create(api_server, namespace, ENGINE)
     status = {

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hotstart.exchange.names import GROUP, VERSION
-from hotstart.operator.api.base import RULES_KEY, Kind
+from hotstart.operator.api.base import RULES_KEY, Kind, Rule
 from hotstart.operator.api.completion_model import CompletionModel, CompletionModelSpec
 from hotstart.operator.api.engine import Engine, EngineSpec, EngineStatus
 from hotstart.operator.api.status import CompletionModelStatus
-from hotstart.operator.api.structural import make_structural_schema
+from hotstart.operator.api.structural import make_structural_schema, make_validation
 from pydantic import BaseModel
 
 
@@ -40,6 +40,8 @@ class KindDefinition:
     name_max_length: int
     name_pattern: str
     scale: bool = False
+    rules: tuple[Rule, ...] = ()
+    """Rules over the whole object, its name included."""
 
     @property
     def file_name(self) -> str:
@@ -96,6 +98,14 @@ KINDS: tuple[KindDefinition, ...] = (
         ),
         name_max_length=40,
         name_pattern="^[0-9a-f]{40}$",
+        rules=(
+            Rule(
+                "engine-named-by-key",
+                "self.spec.key.startsWith(self.metadata.name)",
+                "the name of an Engine is the first 40 hex digits of spec.key",
+                ".metadata.name",
+            ),
+        ),
     ),
 )
 
@@ -125,7 +135,7 @@ def make_crd(definition: KindDefinition) -> dict[str, Any]:
 
 def find_rules(definition: KindDefinition) -> dict[str, Mapping[str, str]]:
     """All CEL rules of a kind by their stable name. Raises ValueError where one name stands for two rules."""
-    found: dict[str, Mapping[str, str]] = {}
+    found: dict[str, Mapping[str, str]] = {rule.name: rule.as_schema() for rule in definition.rules}
     for model in (definition.spec, definition.status):
         for rule in _walk_rules(model.model_json_schema(by_alias=True)):
             if found.setdefault(rule["name"], rule) != rule:
@@ -176,7 +186,7 @@ def _make_root_schema(definition: KindDefinition) -> dict[str, Any]:
     spec = make_structural_schema(definition.spec) | {"description": fields["spec"].description}
     status = make_structural_schema(definition.status) | {"description": fields["status"].description}
     name = {"type": "string", "maxLength": definition.name_max_length, "pattern": definition.name_pattern}
-    return {
+    root: dict[str, Any] = {
         "type": "object",
         "description": " ".join((definition.kind.__doc__ or "").split()),
         "properties": {
@@ -188,3 +198,6 @@ def _make_root_schema(definition: KindDefinition) -> dict[str, Any]:
         },
         "required": ["spec"],
     }
+    if definition.rules:
+        root["x-kubernetes-validations"] = [make_validation(rule.as_schema()) for rule in definition.rules]
+    return root

@@ -138,7 +138,10 @@ class EngineStatus(StatusModel):
             description="Conditions by type: Ready (the engine stands whole in the store), Progressing, Degraded.",
         ),
     ] = ()
-    phase: Annotated[EnginePhase | None, Field(description="Step of the build.")] = None
+    phase: Annotated[
+        str | None,
+        Field(json_schema_extra={"enum": [phase.value for phase in EnginePhase]}, description="Step of the build."),
+    ] = None
     percent: Annotated[int | None, Field(ge=0, le=100, description="Share of the build that is done (percent).")] = None
     eta_seconds: Annotated[
         int | None, Field(ge=0, le=2_147_483_647, description="Estimated time until the build is done (seconds).")

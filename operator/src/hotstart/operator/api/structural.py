@@ -60,6 +60,11 @@ def find_undescribed(schema: Mapping[str, Any], path: str = "") -> Iterator[str]
         yield from find_undescribed(items, f"{path}[]")
 
 
+def make_validation(rule: Mapping[str, str]) -> JsonSchema:
+    """One entry of x-kubernetes-validations; the rule's name has no place there."""
+    return {key: rule[key] for key in ("rule", "message", "fieldPath") if key in rule}
+
+
 def _resolve(schema: JsonSchema, definitions: Mapping[str, JsonSchema], path: str) -> JsonSchema:
     """Replace a reference, or the union of one type and null, by that type; what stands beside it wins."""
     if "$ref" in schema:
@@ -96,7 +101,7 @@ def _convert(schema: JsonSchema, definitions: Mapping[str, JsonSchema], path: st
     if kind == "object":
         result |= _convert_object(schema, definitions, path)
     if declared := schema.get(RULES_KEY):
-        result["x-kubernetes-validations"] = [_as_validation(rule) for rule in declared]
+        result["x-kubernetes-validations"] = [make_validation(rule) for rule in declared]
     if "default" in schema and schema["default"] is not None:
         result |= _default_of(schema, result)
     return result
@@ -129,7 +134,3 @@ def _default_of(schema: JsonSchema, result: JsonSchema) -> JsonSchema:
     else:
         default = schema["default"]
     return {} if default in ("", [], {}) else {"default": default}
-
-
-def _as_validation(rule: Mapping[str, str]) -> JsonSchema:
-    return {key: rule[key] for key in ("rule", "message", "fieldPath") if key in rule}
