@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from hotstart.operator.api.base import ApiModel, Kind, Rule, rules
-from hotstart.operator.api.model_spec import Checkpoint, EngineSettings, Management, Rollout, Serving, Slo
+from hotstart.operator.api.model_spec import Checkpoint, EngineSettings, Management, Rollout, Slo
 from hotstart.operator.api.scalars import LabelValue
 from hotstart.operator.api.scaling import Scaling
+from hotstart.operator.api.serving import Serving
 from hotstart.operator.api.status import CompletionModelStatus
 from pydantic import ConfigDict, Field
 
