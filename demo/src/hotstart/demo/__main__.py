@@ -5,6 +5,7 @@ Ends with exit code 0 and build/demo.json, or with the cause of what failed and 
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
 from hotstart.demo import load, stage
 from hotstart.demo.kube import Kube
-from hotstart.demo.machine import describe_machine
 from hotstart.demo.story import Changes, StepFailed, Story
 from hotstart.demo.watch import cold_start, is_ready, wait_for_model
+from hotstart.loadtest.result import describe_machine
 
 MODEL = load.MODEL
 PROMPT = '''def fibonacci(n: int) -> int:
@@ -72,9 +73,14 @@ def describe_start(start: dict[str, Any]) -> str:
     return f"{start.get('pod')}: {start.get('totalMilliseconds', 0) / 1000:.2f} s from decision to serving ({parts} s)"
 
 
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def tell(story: Story, kube: Kube) -> dict[str, Any]:
     """All steps; the figures for build/demo.json."""
-    facts: dict[str, Any] = describe_machine()
+    facts: dict[str, Any] = {"date": now(), **describe_machine()}
     with story.step("cluster", "A Kubernetes cluster, an S3 store, the images in the node"):
         cluster = stage.start_cluster(story)
     kube.use(cluster)

@@ -10,11 +10,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 ALGORITHM = "EdDSA"
 LIFETIME_SECONDS = 30
@@ -31,10 +37,9 @@ class SigningKey:
     kid: str
     private_pem: str
 
-    @property
+    @cached_property
     def key(self) -> Ed25519PrivateKey:
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
+        """The private key, parsed once."""
         loaded = load_pem_private_key(self.private_pem.encode(), password=None)
         if not isinstance(loaded, Ed25519PrivateKey):
             raise TypeError(f"signing key {self.kid}: not an Ed25519 key")
