@@ -1,0 +1,155 @@
+"""What every checkpoint looks like to a runtime: facts of the network, its tensors by name, its tokenizer.
+
+Names are those of Hugging Face's LLaMA (``model.layers.0.self_attn.q_proj.weight``), whatever the file's format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from hotstart.engines.errors import Reason, Terminal
+
+Array = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+
+EMBEDDINGS = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+PROJECTION = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Scaling of rotary positions: ``linear`` divides by ``factor``; ``llama3`` is that of LLaMA 3.1."""
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes and constants of a LLaMA-like network. Lengths are in tokens."""
+
+    architecture: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context_length: int
+    rms_epsilon: float
+    rope_base: float
+    rope_scaling: RopeScaling | None = None
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON with the names that status, manifest and engine.json use."""
+        names = {"kv_heads": "kvHeads", "head_dim": "headDim", "context_length": "contextLength"}
+        names |= {"rms_epsilon": "rmsEpsilon", "rope_base": "ropeBase", "rope_scaling": "ropeScaling"}
+        names |= {"tied_embeddings": "tiedEmbeddings", "attention_bias": "attentionBias", "mlp_bias": "mlpBias"}
+        return {names.get(name, name): value for name, value in asdict(self).items() if value not in (None, False)}
+
+
+class Checkpoint(Protocol):
+    """A checkpoint on disk, opened lazily: only ``tensor`` reads weights."""
+
+    @property
+    def format(self) -> str:
+        """``gguf`` or ``safetensors``."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    @property
+    def tokenizer_json(self) -> bytes:
+        """The tokenizer as the ``tokenizers`` library reads it; the same bytes for the same checkpoint."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a completion, the declared one first; never empty."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that must stand before each prompt, or None where the network was trained without."""
+
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every tensor in the files, by name, without reading weights."""
+
+    def tensor(self, name: str) -> Array:
+        """One tensor as float32, rows of a linear layer first (output, input).
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+
+
+def expected_shapes(facts: ModelFacts) -> dict[str, Shape]:
+    """Every tensor that the network needs, with the shape that its facts say. Pure."""
+    hidden, wide = facts.hidden, facts.intermediate
+    queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
+    shapes: dict[str, Shape] = {EMBEDDINGS: (facts.vocab, hidden), FINAL_NORM: (hidden,)}
+    if not facts.tied_embeddings:
+        shapes[PROJECTION] = (facts.vocab, hidden)
+    linear = {"self_attn.q_proj": (queries, hidden), "self_attn.k_proj": (keys, hidden)}
+    linear |= {"self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, queries)}
+    linear |= {"mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden), "mlp.down_proj": (hidden, wide)}
+    for layer in range(facts.layers):
+        prefix = f"model.layers.{layer}."
+        shapes[f"{prefix}input_layernorm.weight"] = (hidden,)
+        shapes[f"{prefix}post_attention_layernorm.weight"] = (hidden,)
+        for name, shape in linear.items():
+            shapes[f"{prefix}{name}.weight"] = shape
+            if facts.attention_bias if name.startswith("self_attn") else facts.mlp_bias:
+                shapes[f"{prefix}{name}.bias"] = shape[:1]
+    return shapes
+
+
+def count_parameters(facts: ModelFacts) -> int:
+    """Weights of the network; tied embeddings count once."""
+    return sum(int(np.prod(shape)) for shape in expected_shapes(facts).values())
+
+
+def check_shapes(checkpoint: Checkpoint) -> None:
+    """Compares what the files hold with what the config says.
+
+    Raises:
+        Terminal: CheckpointCorrupt, a tensor is missing or has another shape.
+    """
+    found = checkpoint.shapes()
+    for name, shape in expected_shapes(checkpoint.facts).items():
+        if name not in found:
+            raise Terminal(
+                Reason.CHECKPOINT_CORRUPT,
+                f"The weights lack the tensor {name}, which the config asks for: upload the whole checkpoint again.",
+            )
+        if tuple(found[name]) != shape:
+            raise Terminal(
+                Reason.CHECKPOINT_CORRUPT,
+                f"The tensor {name} has shape {list(found[name])}, the config says {list(shape)}: "
+                "config and weights are of different models.",
+            )
+
+
+def read_weight(checkpoint: Checkpoint, name: str) -> Array:
+    """One tensor, known to be finite.
+
+    Raises:
+        Terminal: CheckpointCorrupt, it holds NaN or Inf.
+    """
+    value = checkpoint.tensor(name)
+    if not (np.isfinite(value.min()) and np.isfinite(value.max())):  # a NaN makes both NaN; needs no copy
+        raise Terminal(
+            Reason.CHECKPOINT_CORRUPT,
+            f"The tensor {name} holds NaN or Inf: the training run diverged or the file is damaged; "
+            "use another state of the checkpoint.",
+        )
+    return value

@@ -1,0 +1,66 @@
+"""What every runtime offers to the builder, and which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from hotstart.engines.checkpoints.checkpoint import Checkpoint
+from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.recipe import EngineRecipe, Toolchain
+
+#: Called with the share of the weights that is done, 0 to 1.
+Progress = Callable[[float], None]
+
+
+class Runtime(Protocol):
+    """One runtime's way from a checkpoint to an engine. Blocking; called in a thread."""
+
+    def toolchain(self) -> Toolchain:
+        """The programs that this builder would use; the recipe must ask for the same."""
+
+    def convert(self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress) -> None:
+        """Writes all files of the engine into the empty ``folder``.
+
+        Raises:
+            EngineError: the checkpoint or the recipe cannot be converted.
+        """
+
+    def verify(self, folder: Path) -> None:
+        """Loads the engine twice and lets it complete a piece of code.
+
+        Raises:
+            Terminal: VerificationFailed.
+        """
+
+
+def check_toolchain(runtime: Runtime, recipe: EngineRecipe) -> None:
+    """Raises Terminal (UnsupportedRecipe) where this image has other programs than the recipe is pinned to."""
+    ours = runtime.toolchain()
+    if ours != recipe.toolchain:
+        raise Terminal(
+            Reason.UNSUPPORTED_RECIPE,
+            f"The recipe asks for {describe(recipe.toolchain)}, this builder image has {describe(ours)}: "
+            "operator and builder image must be of the same release.",
+        )
+
+
+def describe(toolchain: Toolchain) -> str:
+    """A toolchain in words."""
+    libraries = "".join(f", {name} {version}" for name, version in toolchain.libraries)
+    converter = f"{toolchain.converter} {toolchain.converter_version}"
+    return f"{converter} with {toolchain.runtime} {toolchain.runtime_version}{libraries}"
+
+
+def load_runtime(name: str) -> Runtime:
+    """The runtime of that name.
+
+    Raises:
+        Terminal: UnsupportedRecipe, this image has none of that name.
+    """
+    if name == "ctranslate2":
+        from hotstart.engines.runtimes.ctranslate2 import CTranslate2
+
+        return CTranslate2()
+    raise Terminal(Reason.UNSUPPORTED_RECIPE, f"This builder image has no runtime {name!r}; it has ctranslate2.")
