@@ -1,0 +1,87 @@
+"""Resident memory of each program of the demo as it runs, and of the whole demo. Needs the cluster of `make demo`.
+
+RSS is the sum over a container's processes (goals: operator 150 MB, router 100, pod agent 60; the whole demo 6 GiB,
+counted as PSS over all processes in the cluster's namespaces, so that shared pages count once).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import record
+from hotstart.cluster.cluster import Cluster
+from hotstart.cluster.errors import ClusterError
+from hotstart.demo import stage
+from hotstart.demo.kube import Kube
+
+GOALS_MB = {"operator": 150, "router": 100, "agent": 60}
+
+
+def status_kb(process: Path, file: str, field: str) -> int:
+    """One figure in kB of a process; 0 for one that has ended meanwhile."""
+    try:
+        lines = (process / file).read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
+
+
+def processes_of(container_id: str) -> list[Path]:
+    """The processes of a container, by the cgroup that is named after it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if container_id in (process / "cgroup").read_text():
+                found.append(process)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def container_megabytes(pod: dict[str, Any], name: str) -> float:
+    """RSS of a container of a pod in MB."""
+    statuses = [*pod["status"].get("containerStatuses", ()), *pod["status"].get("initContainerStatuses", ())]
+    container = next(status["containerID"].split("//")[1] for status in statuses if status["name"] == name)
+    return sum(status_kb(process, "status", "VmRSS:") for process in processes_of(container)) * 1024 / 1e6
+
+
+def all_gibibytes(cluster: Cluster) -> float:
+    """PSS of every process in the cluster's PID namespace or below it, in GiB."""
+    tree, total = {str(cluster.init_pid)}, 0
+    processes = sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name))
+    parents = {path.name: str(status_kb(path, "status", "PPid:")) for path in processes}
+    grown = True
+    while grown:
+        more = {name for name, parent in parents.items() if parent in tree} - tree
+        tree, grown = tree | more, bool(more)
+    for name in tree:
+        total += status_kb(Path("/proc") / name, "smaps_rollup", "Pss:")
+    return total / 2**20
+
+
+def main() -> int:
+    """Measures and records."""
+    try:
+        cluster = Cluster.load(stage.ROOT / "build" / "cluster")
+    except ClusterError as problem:
+        print(f"{problem} (`make demo` does, and leaves it up)", file=sys.stderr)
+        return 1
+    kube = Kube()
+    kube.use(cluster)
+    figures: dict[str, float] = {}
+    for component in ("operator", "router"):
+        pods = kube.items("pods", "-n", stage.SYSTEM, "-l", f"app.kubernetes.io/component={component}")
+        sizes = [container_megabytes(pod, component) for pod in pods]
+        figures[f"{component}_rss_mb"] = round(max(sizes), 1)
+    pods = kube.items("pods", "-n", stage.NAMESPACE, "-l", "app.kubernetes.io/component=serving")
+    figures["agent_rss_mb"] = round(max(container_megabytes(pod, "agent") for pod in pods), 1)
+    figures["triton_rss_mb"] = round(max(container_megabytes(pod, "triton") for pod in pods), 1)
+    figures |= {f"{name}_goal_mb": goal for name, goal in GOALS_MB.items()}
+    record.write("memory", {**figures, "demo_pss_gib": round(all_gibibytes(cluster), 2), "demo_goal_gib": 6})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
