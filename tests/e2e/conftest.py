@@ -64,7 +64,7 @@ def platform(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Plat
         s3.create_bucket(Bucket=bucket)
     put_checkpoint(s3, tmp_path_factory.mktemp("tiny"), "tiny/", seed=0)
     stage.install_chart(kube, cluster, Story())
-    host, port = forward.resolve(cluster, f"{stage.SYSTEM}/hotstart-router:80")
+    host, port = forward.resolve(cluster, f"{stage.SYSTEM}/hotstart-router:8080")
     return Platform(cluster, kube, f"http://127.0.0.1:{forward.reuse(cluster, host, port, 0)}")
 
 

@@ -99,7 +99,7 @@ def tell(story: Story, kube: Kube) -> dict[str, Any]:
     engine = kube.items("engines", "-n", stage.NAMESPACE)[0]
     facts["engine_build_seconds"] = engine["status"].get("buildSeconds")
     facts |= phases("first", first)
-    host, port = forward.resolve(cluster, f"{stage.SYSTEM}/hotstart-router:80")
+    host, port = forward.resolve(cluster, f"{stage.SYSTEM}/hotstart-router:8080")
     url = f"http://127.0.0.1:{forward.reuse(cluster, host, port, 0)}"
     with story.step("completion", f"A completion through Hotstart's endpoint {url}/v1"):
         complete(url, story)
