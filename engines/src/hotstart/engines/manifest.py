@@ -1,6 +1,6 @@
 """The manifest of an engine: what it is made of, file by file. Written last, so half an upload is no engine. Pure.
 
-In the store an engine lies under ``engines/<namespace uid>/<key>/``; the manifest is ``manifest.json`` beside its files.
+In the store an engine lies under ``engines/<namespace uid>/<key>/``, with ``manifest.json`` beside its files.
 """
 
 from __future__ import annotations
