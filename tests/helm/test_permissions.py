@@ -5,13 +5,15 @@ The table below is the review: a verb more or less in the chart has to be put he
 
 from __future__ import annotations
 
+from hotstart.operator.adapters.permissions import REQUIRED
+
 READ = ("get", "list", "watch")
 #: (where, group, resource, names) -> verbs. `models`: wherever models are; `cluster`: what has no namespace;
 #: `own`: the operator's namespace only.
 ALLOWED = {
     ("models", "hotstart.dev", "completionmodels", ()): READ,
     ("models", "hotstart.dev", "completionmodels/status", ()): ("patch",),
-    ("models", "hotstart.dev", "completionmodels/scale", ()): ("update",),
+    ("models", "hotstart.dev", "completionmodels/scale", ()): ("patch", "update"),
     ("models", "hotstart.dev", "engines", ()): ("create", *READ, "patch"),
     ("models", "hotstart.dev", "engines/status", ()): ("patch",),
     ("models", "", "pods", ()): ("create", "delete", *READ, "patch"),
@@ -81,6 +83,12 @@ def expected(*places):
 
 def test_the_operator_may_do_exactly_this(default):
     assert granted(default) == expected("models")
+
+
+def test_it_is_what_the_operator_says_it_needs():
+    needed = {(str(each.scope), each.group, each.resource, each.names): tuple(sorted(each.verbs)) for each in REQUIRED}
+    assert len(needed) == len(REQUIRED), "a resource stands twice"
+    assert needed == expected("models")
 
 
 def test_with_watched_namespaces_it_may_do_it_only_there(full):
