@@ -53,14 +53,27 @@ def describe(toolchain: Toolchain) -> str:
     return f"{converter} with {toolchain.runtime} {toolchain.runtime_version}{libraries}"
 
 
+def check_runtime(name: str) -> None:
+    """Raises Terminal (UnsupportedRecipe) where this image has no runtime of that name."""
+    if name not in RUNTIMES:
+        known = ", ".join(RUNTIMES)
+        raise Terminal(Reason.UNSUPPORTED_RECIPE, f"This builder image has no runtime {name!r}; it has {known}.")
+
+
 def load_runtime(name: str) -> Runtime:
-    """The runtime of that name.
+    """The runtime of that name; its libraries are loaded only here.
 
     Raises:
         Terminal: UnsupportedRecipe, this image has none of that name.
     """
-    if name == "ctranslate2":
-        from hotstart.engines.runtimes.ctranslate2 import CTranslate2
+    check_runtime(name)
+    return RUNTIMES[name]()
 
-        return CTranslate2()
-    raise Terminal(Reason.UNSUPPORTED_RECIPE, f"This builder image has no runtime {name!r}; it has ctranslate2.")
+
+def _ctranslate2() -> Runtime:
+    from hotstart.engines.runtimes.ctranslate2 import CTranslate2
+
+    return CTranslate2()
+
+
+RUNTIMES: dict[str, Callable[[], Runtime]] = {"ctranslate2": _ctranslate2}

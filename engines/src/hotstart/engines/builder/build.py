@@ -1,0 +1,193 @@
+"""The ``build`` Job: checkpoint -> engine -> store, with the exchange served beside the work.
+
+Downloading, converting and verifying block and run in one thread; the exchange and the upload run in the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+from hotstart.engines.builder.log_tail import LogTail
+from hotstart.engines.builder.prepare import Prepared, prepare
+from hotstart.engines.builder.settings import BuildSettings
+from hotstart.engines.builder.state import BuildState
+from hotstart.engines.builder.termination import make_failure
+from hotstart.engines.builder.upload import upload_engine
+from hotstart.engines.checkpoints.checkpoint import count_parameters
+from hotstart.engines.checkpoints.source import S3Source, check_room, make_disk_full
+from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.key import key_inputs, make_key
+from hotstart.engines.manifest import Manifest, ManifestFile
+from hotstart.engines.runtimes.runtime import check_toolchain, load_runtime
+from hotstart.exchange.messages import BuildPhase, BuildRequest, BuiltFile, PodFailure
+from hotstart.exchange.server import KeySet, add_exchange, make_app
+
+log = logging.getLogger(__name__)
+TELL_SECONDS = 10.0  # a failure waits so long for the operator to hear of it
+SHUTDOWN_SECONDS = 2.0
+ENGINE_OVERHEAD = 1.05  # vocabulary, tokenizer and scales beside the weights
+
+#: Called with the port once the exchange is served.
+OnListening = Callable[[int], None]
+
+
+async def build(settings: BuildSettings, tail: LogTail, on_listening: OnListening | None = None) -> PodFailure | None:
+    """Builds and uploads; returns None once the engine is published, else what failed."""
+    state = BuildState(settings.pod_uid, settings.engine_key, tail)
+    runner = await _serve(settings, state, on_listening)
+    try:
+        work = asyncio.create_task(_work(settings, state))
+        cancelled = asyncio.create_task(state.cancelled.wait())
+        await asyncio.wait({work, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+            return PodFailure(
+                reason=Reason.BUILD_FAILED.value, message="The operator cancelled the build.", retryable=False
+            )
+        cancelled.cancel()
+        error = work.exception()
+        return None if error is None else await _tell(state, error)
+    finally:
+        await runner.cleanup()
+
+
+async def _work(settings: BuildSettings, state: BuildState) -> None:
+    with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="build-") as parent:
+        source, engine = Path(parent) / "checkpoint", Path(parent) / "engine"
+        source.mkdir()
+        engine.mkdir()
+        prepared = await asyncio.to_thread(make_engine, settings, state, source, engine)
+        async with aiohttp.ClientSession() as session:
+            files = await upload_engine(state, engine, session)
+        state.manifest = make_manifest(settings, prepared, files, time.monotonic() - state.began).to_json()
+        state.enter(BuildPhase.UPLOADED)
+        log.info("engine uploaded key=%s bytes=%d", settings.engine_key, sum(file.size for file in files))
+        await state.published.wait()
+    log.info("engine published key=%s", settings.engine_key)
+
+
+def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine: Path) -> Prepared:
+    """The blocking part: fills ``source`` with the checkpoint and ``engine`` with the engine's files.
+
+    Raises:
+        EngineError: the checkpoint, the recipe or the disk.
+    """
+    runtime = load_runtime(settings.recipe.toolchain.runtime)
+    check_toolchain(runtime, settings.recipe)
+    state.enter(BuildPhase.DOWNLOADING)
+    prepared = _download(settings, state, source)
+    check_pinned(settings, prepared)
+    needed = _engine_bytes(settings, prepared)
+    check_room(engine, needed)
+    state.enter(BuildPhase.CONVERTING)
+    try:
+        runtime.convert(prepared.checkpoint, settings.recipe, engine, lambda share: setattr(state, "share", share))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise make_disk_full(engine, needed) from error
+        raise
+    state.enter(BuildPhase.VERIFYING)
+    log.info("engine converted, verifying files=%d", len(list(engine.iterdir())))
+    runtime.verify(engine)
+    return prepared
+
+
+def check_pinned(settings: BuildSettings, prepared: Prepared) -> None:
+    """Raises Terminal where the checkpoint is no longer the inspected one, or the key is not that of the recipe."""
+    pinned = (settings.checkpoint_digest, settings.tokenizer_digest)
+    if (prepared.checkpoint_digest, prepared.tokenizer_digest) != pinned:
+        raise Terminal(
+            Reason.CHECKPOINT_CHANGED,
+            f"The checkpoint at {settings.place.uri} is no longer the one that was inspected (digest "
+            f"{settings.checkpoint_digest[:12]} then, {prepared.checkpoint_digest[:12]} now): set checkpoint.revision "
+            "to have it inspected again.",
+        )
+    if make_key(key_inputs(settings.checkpoint_digest, settings.recipe)) != settings.engine_key:
+        raise Terminal(
+            Reason.INVALID_SPEC,
+            "The engine key is not that of checkpoint and recipe: operator and builder image must be of one release.",
+        )
+
+
+def make_manifest(
+    settings: BuildSettings, prepared: Prepared, files: tuple[BuiltFile, ...], seconds: float
+) -> Manifest:
+    """The manifest of the uploaded engine. Pure."""
+    return Manifest(
+        key=settings.engine_key,
+        inputs=key_inputs(settings.checkpoint_digest, settings.recipe),
+        files=tuple(ManifestFile(file.path, file.size, file.sha256) for file in files),
+        tokenizer_digest=prepared.tokenizer_digest,
+        facts=prepared.checkpoint.facts.to_json() | {"parameters": count_parameters(prepared.checkpoint.facts)},
+        build_seconds=round(seconds, 1),
+    )
+
+
+def _download(settings: BuildSettings, state: BuildState, folder: Path) -> Prepared:
+    done = 0
+
+    def on_choice(size: int) -> None:
+        state.checkpoint_bytes = size
+
+    def on_bytes(count: int) -> None:  # from several threads: a lost update moves a percent, no more
+        nonlocal done
+        done += count
+        state.share = done / max(state.checkpoint_bytes, 1)
+
+    return prepare(
+        S3Source(settings.place, settings.store),
+        settings.place,
+        folder,
+        settings.serving,
+        on_choice=on_choice,
+        on_bytes=on_bytes,
+        heads_only=False,
+    )
+
+
+def _engine_bytes(settings: BuildSettings, prepared: Prepared) -> int:
+    width = 4 if settings.recipe.quantization == "float32" else 1
+    return int(count_parameters(prepared.checkpoint.facts) * width * ENGINE_OVERHEAD)
+
+
+async def _tell(state: BuildState, error: BaseException) -> PodFailure:
+    """Reports the failure once, or gives up after ``TELL_SECONDS``."""
+    failure = make_failure(error, Reason.BUILD_FAILED)
+    log.error("build failed reason=%s message=%s", failure.reason, failure.message)
+    log.debug("build failed", exc_info=error)
+    state.failure = failure
+    state.enter(BuildPhase.FAILED)
+    try:
+        await asyncio.wait_for(state.failure_told.wait(), TELL_SECONDS)
+    except TimeoutError:
+        log.warning("operator did not ask seconds=%s", TELL_SECONDS)
+    return failure
+
+
+async def _serve(settings: BuildSettings, state: BuildState, on_listening: OnListening | None) -> web.AppRunner:
+    app = make_app()
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    add_exchange(
+        app, keys=KeySet(settings.keys_file), audience=settings.pod_uid, request_type=BuildRequest, answer=state.answer
+    )
+    app.router.add_get("/healthz", healthy)
+    app.router.add_get("/readyz", healthy)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    await web.TCPSite(runner, settings.host, settings.port).start()
+    port = int(runner.addresses[0][1])
+    log.info("exchange served port=%d", port)
+    if on_listening is not None:
+        on_listening(port)
+    return runner

@@ -1,0 +1,90 @@
+"""``hotstart-builder inspect | build``: settings from the environment, last word to the termination message."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from hotstart.engines.builder.build import build
+from hotstart.engines.builder.inspect import inspect
+from hotstart.engines.builder.log_tail import LogTail, set_up_logging
+from hotstart.engines.builder.settings import make_build_settings, make_inspect_settings
+from hotstart.engines.builder.termination import (
+    EXIT_SIGTERM,
+    exit_code,
+    make_failure,
+    make_failure_message,
+    make_result_message,
+)
+from hotstart.engines.errors import Reason
+from hotstart.exchange.messages import PodFailure
+
+log = logging.getLogger(__name__)
+TERMINATION_LOG = "/dev/termination-log"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Ends the process with 0, 64 (another try cannot help), 1 (it can) or 143 (SIGTERM)."""
+    parser = argparse.ArgumentParser(prog="hotstart-builder", description="Inspects checkpoints and builds engines.")
+    parser.add_argument("command", choices=("inspect", "build"))
+    command = parser.parse_args(arguments).command
+    signal.signal(signal.SIGTERM, _end_at_once)
+    tail = set_up_logging()
+    run = run_inspect if command == "inspect" else run_build
+    code = run(os.environ, tail)
+    logging.shutdown()
+    os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
+
+
+def run_inspect(environment: Mapping[str, str], tail: LogTail) -> int:
+    """Writes the result or the failure, and returns the exit code."""
+    try:
+        result = inspect(make_inspect_settings(environment))
+    except Exception as error:  # noqa: BLE001 - the program's edge: every failure becomes a reason and a message
+        return _fail(environment, error, Reason.INSPECTION_FAILED)
+    write_termination(environment, make_result_message(result))
+    return 0
+
+
+def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
+    """Builds; writes the failure if there is one, and returns the exit code."""
+    try:
+        failure = asyncio.run(build(make_build_settings(environment), tail))
+    except Exception as error:  # noqa: BLE001 - the program's edge, as above
+        return _fail(environment, error, Reason.BUILD_FAILED)
+    return 0 if failure is None else _end_failed(environment, failure)
+
+
+def write_termination(environment: Mapping[str, str], text: str) -> None:
+    """Leaves the last word where Kubernetes reads it; a file that cannot be written must not hide the exit code."""
+    path = Path(environment.get("HOTSTART_TERMINATION_LOG", TERMINATION_LOG))
+    try:
+        path.write_text(text)
+    except OSError as error:
+        log.warning("termination message not written path=%s error=%s", path, error)
+
+
+def _fail(environment: Mapping[str, str], error: Exception, otherwise: Reason) -> int:
+    failure = make_failure(error, otherwise)
+    log.error("failed reason=%s message=%s", failure.reason, failure.message, exc_info=_unless_known(error, failure))
+    return _end_failed(environment, failure)
+
+
+def _end_failed(environment: Mapping[str, str], failure: PodFailure) -> int:
+    write_termination(environment, make_failure_message(failure))
+    return exit_code(failure)
+
+
+def _unless_known(error: Exception, failure: PodFailure) -> Exception | None:
+    """Only an unforeseen error is worth a stack trace in the log."""
+    return error if failure.message.startswith("Unforeseen") else None
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(EXIT_SIGTERM)

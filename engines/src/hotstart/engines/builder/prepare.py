@@ -1,0 +1,89 @@
+"""Checkpoint in the store -> checkpoint opened on disk, with its digests: the part that both Jobs share.
+
+Small files come first, so that a bad config, tokenizer or marker is found before the first gigabyte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from hotstart.engines.checkpoints.checkpoint import Checkpoint
+from hotstart.engines.checkpoints.choose import (
+    INDEX,
+    Choice,
+    ChosenFile,
+    FileRole,
+    choose_files,
+    narrow_to_index,
+    parse_json,
+)
+from hotstart.engines.checkpoints.opening import check_checkpoint, check_serving, open_checkpoint
+from hotstart.engines.checkpoints.source import CheckpointPlace, OnBytes, S3Source, download
+from hotstart.engines.key import make_checkpoint_digest
+from hotstart.exchange.messages import ServingOptions
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint on disk that fits the serving options, and the digests of what was read."""
+
+    checkpoint: Checkpoint
+    choice: Choice
+    checkpoint_digest: str
+    tokenizer_digest: str
+
+
+def choose(source: S3Source, place: CheckpointPlace, folder: Path, digests: dict[str, str]) -> Choice:
+    """Lists the checkpoint, downloads its small files into ``folder`` and returns all of its files."""
+    choice = choose_files(source.list_files(), where=place.uri)
+    small = tuple(chosen for chosen in choice.files if chosen.role is not FileRole.WEIGHTS)
+    digests |= download(source, small, folder, on_bytes=lambda count: None, heads_only=False)
+    if INDEX in digests:
+        index = parse_json((folder / INDEX).read_bytes(), INDEX)
+        choice = narrow_to_index(choice, index, where=place.uri)
+    log.info(
+        "checkpoint found uri=%s format=%s files=%d bytes=%d", place.uri, choice.format, len(choice.files), choice.size
+    )
+    return choice
+
+
+def prepare(
+    source: S3Source,
+    place: CheckpointPlace,
+    folder: Path,
+    serving: ServingOptions,
+    *,
+    on_choice: OnBytes,
+    on_bytes: OnBytes,
+    heads_only: bool,
+) -> Prepared:
+    """Downloads and checks the checkpoint. ``on_choice`` hears its size, ``on_bytes`` each block.
+
+    Raises:
+        EngineError: whatever is wrong with store or checkpoint.
+    """
+    digests: dict[str, str] = {}
+    choice = choose(source, place, folder, digests)
+    on_choice(choice.size)
+    if choice.format == "safetensors":
+        check_serving(open_checkpoint(folder, choice), serving)  # reads the small files only
+    weights = tuple(chosen for chosen in choice.files if chosen.file.name not in digests)
+    digests |= download(source, weights, folder, on_bytes=on_bytes, heads_only=heads_only)
+    checkpoint = open_checkpoint(folder, choice)
+    check_checkpoint(checkpoint, serving)
+    return Prepared(
+        checkpoint=checkpoint,
+        choice=choice,
+        checkpoint_digest=digest_of(choice.files, digests),
+        tokenizer_digest=hashlib.sha256(checkpoint.tokenizer_json).hexdigest(),
+    )
+
+
+def digest_of(files: tuple[ChosenFile, ...], digests: dict[str, str]) -> str:
+    """The checkpoint's digest: over weights and config files, not over tokenizer files."""
+    return make_checkpoint_digest(digests[chosen.file.name] for chosen in files if chosen.in_digest)

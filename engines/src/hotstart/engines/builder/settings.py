@@ -1,0 +1,141 @@
+"""The environment of a builder's Job -> typed settings, with errors that name the variable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hotstart.engines.checkpoints.source import CheckpointPlace, parse_uri
+from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.recipe import EngineRecipe
+from hotstart.engines.s3 import StorePlace
+from hotstart.exchange.messages import ServingOptions
+from hotstart.exchange.names import KEYS_FILE, KEYS_MOUNT, PORT_AGENT
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class CheckpointSettings(BaseModel):
+    """HOTSTART_CHECKPOINT. ``secretName`` is only said in messages."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    uri: str
+    revision: str | None = ""
+    endpoint: str | None = ""
+    secret_name: str | None = Field(default="", alias="secretName")
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """What ``inspect`` has to know."""
+
+    place: CheckpointPlace
+    store: StorePlace
+    scratch: Path
+    serving: ServingOptions
+    runtime: str
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What ``build`` has to know; ``keys_file`` is the operator's public JWKS."""
+
+    place: CheckpointPlace
+    store: StorePlace
+    scratch: Path
+    serving: ServingOptions
+    recipe: EngineRecipe
+    engine_key: str
+    checkpoint_digest: str
+    tokenizer_digest: str
+    pod_uid: str
+    keys_file: Path
+    host: str
+    port: int
+
+
+def make_inspect_settings(environment: Mapping[str, str]) -> InspectSettings:
+    """Raises Terminal (InvalidSpec) with the variable's name."""
+    place, store = _make_checkpoint(environment)
+    return InspectSettings(
+        place=place,
+        store=store,
+        scratch=_scratch(environment),
+        serving=_parse(ServingOptions, environment, "HOTSTART_SERVING"),
+        runtime=_required(environment, "HOTSTART_RUNTIME"),
+    )
+
+
+def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
+    """Raises Terminal (InvalidSpec) with the variable's name."""
+    place, store = _make_checkpoint(environment)
+    keys_folder = Path(environment.get("HOTSTART_KEYS_DIR", KEYS_MOUNT))
+    return BuildSettings(
+        place=place,
+        store=store,
+        scratch=_scratch(environment),
+        serving=_parse(ServingOptions, environment, "HOTSTART_SERVING"),
+        recipe=_recipe(environment),
+        engine_key=_required(environment, "HOTSTART_ENGINE_KEY"),
+        checkpoint_digest=_required(environment, "HOTSTART_CHECKPOINT_DIGEST"),
+        tokenizer_digest=_required(environment, "HOTSTART_TOKENIZER_DIGEST"),
+        pod_uid=_required(environment, "POD_UID"),
+        keys_file=keys_folder / KEYS_FILE,
+        host=environment.get("HOTSTART_HOST", "0.0.0.0"),
+        port=int(environment.get("HOTSTART_PORT", PORT_AGENT)),
+    )
+
+
+def _make_checkpoint(environment: Mapping[str, str]) -> tuple[CheckpointPlace, StorePlace]:
+    settings = _parse(CheckpointSettings, environment, "HOTSTART_CHECKPOINT")
+    place = parse_uri(settings.uri)
+    secret = f"the Secret {settings.secret_name}" if settings.secret_name else "the Secret of checkpoint.secretName"
+    store = StorePlace(
+        bucket=place.bucket,
+        endpoint=settings.endpoint or environment.get("AWS_ENDPOINT_URL", ""),
+        region=environment.get("AWS_REGION", ""),
+        access_key=environment.get("AWS_ACCESS_KEY_ID", "").strip(),
+        secret_key=environment.get("AWS_SECRET_ACCESS_KEY", "").strip(),
+        session_token=environment.get("AWS_SESSION_TOKEN", "").strip(),
+        credentials_from=secret,
+    )
+    return place, store
+
+
+def _recipe(environment: Mapping[str, str]) -> EngineRecipe:
+    text = _required(environment, "HOTSTART_RECIPE")
+    try:
+        value: Any = json.loads(text)
+        return EngineRecipe.from_dict(value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Terminal(
+            Reason.INVALID_SPEC, f"HOTSTART_RECIPE is no recipe ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _scratch(environment: Mapping[str, str]) -> Path:
+    path = Path(environment.get("HOTSTART_SCRATCH", "/scratch"))
+    if not path.is_dir():
+        raise Terminal(Reason.INVALID_SPEC, f"HOTSTART_SCRATCH: {path} is no folder.")
+    return path
+
+
+def _parse(model: type[ModelT], environment: Mapping[str, str], name: str) -> ModelT:
+    try:
+        return model.model_validate_json(_required(environment, name))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the whole"
+        raise Terminal(Reason.INVALID_SPEC, f"{name}: {field}: {first['msg']}.") from error
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise Terminal(Reason.INVALID_SPEC, f"{name} is not set in the Job's environment.")
+    return value

@@ -1,0 +1,48 @@
+"""The last word of a Job: at most 4096 bytes of JSON in the container's termination message, and its exit code. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hotstart.engines.errors import EngineError, Reason, Retryable
+from hotstart.exchange.messages import PodFailure
+
+MAX_BYTES = 4096  # Kubernetes cuts a termination message here
+EXIT_TERMINAL = 64  # podFailurePolicy: the Job is not tried again
+EXIT_RETRYABLE = 1
+EXIT_SIGTERM = 143
+LONGEST_MESSAGE = 1500  # characters; leaves room when each becomes an escape of six bytes
+
+
+def make_failure(error: BaseException, otherwise: Reason) -> PodFailure:
+    """What failed; an error that nobody foresaw gets the reason ``otherwise`` and may pass on another try."""
+    known = error if isinstance(error, EngineError) else Retryable(otherwise, _unforeseen(error))
+    message = " ".join(known.message.split())[:LONGEST_MESSAGE]
+    return PodFailure(reason=known.reason.value, message=message, retryable=known.retryable)
+
+
+def make_failure_message(failure: PodFailure) -> str:
+    """The termination message of a failure; its text is cut until it fits."""
+    value = failure.model_dump()
+    text = json.dumps({"failure": value})
+    while len(text) > MAX_BYTES:
+        value["message"] = value["message"][: len(value["message"]) * 3 // 4]
+        text = json.dumps({"failure": value})
+    return text
+
+
+def make_result_message(result: dict[str, Any]) -> str:
+    """The termination message of a success; facts are left out where they do not fit."""
+    text = json.dumps(result)
+    return text if len(text) <= MAX_BYTES else json.dumps({**result, "facts": {}})
+
+
+def exit_code(failure: PodFailure) -> int:
+    """64 where another try cannot help, else 1."""
+    return EXIT_RETRYABLE if failure.retryable else EXIT_TERMINAL
+
+
+def _unforeseen(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"Unforeseen {type(error).__name__}: {lines[-1] if lines else 'no text'}. The Job's log has the details."
