@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hotstart.exchange import names
+from hotstart.router.settings import parse_settings
 
 ENVIRONMENT = {
     "HOTSTART_NAMESPACE",
@@ -33,6 +36,12 @@ def template(manifests, component):
 
 def environment(container):
     return {each["name"]: each.get("value") for each in container["env"]}
+
+
+def router_settings(manifests):
+    """The router's own reading of what the chart gives it."""
+    container = template(manifests, "router")["spec"]["containers"][0]
+    return parse_settings(container["args"], {"POD_UID": "a-uid"})
 
 
 def port(container, name):
@@ -74,19 +83,22 @@ def test_the_router_gets_its_ports_and_keys(default):
     container = pod["containers"][0]
     assert port(container, "http") == names.PORT_ROUTER
     assert port(container, "exchange") == names.PORT_ROUTER_EXCHANGE
-    arguments = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
-    assert arguments["--port"] == str(names.PORT_ROUTER)
-    assert arguments["--exchange-port"] == str(names.PORT_ROUTER_EXCHANGE)
+    settings = router_settings(default)
+    assert (settings.port, settings.exchange_port) == (names.PORT_ROUTER, names.PORT_ROUTER_EXCHANGE)
     mounts = {each["name"]: each for each in container["volumeMounts"]}
     assert mounts["exchange-keys"]["mountPath"] == names.KEYS_MOUNT
-    assert arguments["--state"].startswith(mounts["state"]["mountPath"] + "/")
+    assert settings.keys_file == Path(names.KEYS_MOUNT) / names.KEYS_FILE
+    assert str(settings.state.parent) == mounts["state"]["mountPath"]
     assert {each["name"]: each for each in pod["volumes"]}["exchange-keys"]["configMap"]["name"] == names.KEYS_CONFIGMAP
     assert {"POD_UID"} <= set(environment(container))
 
 
 def test_the_router_has_time_to_drain(rendered):
-    pod = template(rendered, "router")["spec"]
-    assert pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] < pod["terminationGracePeriodSeconds"]
+    settings = router_settings(rendered)
+    grace = template(rendered, "router")["spec"]["terminationGracePeriodSeconds"]
+    assert settings.drain_delay >= 5
+    assert settings.drain_timeout > 0
+    assert settings.drain_delay + settings.drain_timeout < grace
 
 
 def test_the_service_reaches_the_routers(rendered):
