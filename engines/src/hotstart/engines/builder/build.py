@@ -23,7 +23,7 @@ from hotstart.engines.builder.termination import make_failure
 from hotstart.engines.builder.upload import upload_engine
 from hotstart.engines.checkpoints.checkpoint import count_parameters
 from hotstart.engines.checkpoints.source import S3Source, check_room, make_disk_full
-from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.errors import EngineError, Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.engines.runtimes.runtime import check_toolchain, load_runtime
@@ -161,8 +161,8 @@ def _engine_bytes(settings: BuildSettings, prepared: Prepared) -> int:
 async def _tell(state: BuildState, error: BaseException) -> PodFailure:
     """Reports the failure once, or gives up after ``TELL_SECONDS``."""
     failure = make_failure(error, Reason.BUILD_FAILED)
-    log.error("build failed reason=%s message=%s", failure.reason, failure.message)
-    log.debug("build failed", exc_info=error)
+    unforeseen = None if isinstance(error, EngineError) else error  # only such a one is worth a stack trace
+    log.error("build failed reason=%s message=%s", failure.reason, failure.message, exc_info=unforeseen)
     state.failure = failure
     state.enter(BuildPhase.FAILED)
     try:

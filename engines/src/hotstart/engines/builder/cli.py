@@ -22,7 +22,7 @@ from hotstart.engines.builder.termination import (
     make_failure_message,
     make_result_message,
 )
-from hotstart.engines.errors import Reason
+from hotstart.engines.errors import EngineError, Reason
 from hotstart.exchange.messages import PodFailure
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ def run_inspect(environment: Mapping[str, str], tail: LogTail) -> int:
 def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
     """Builds; writes the failure if there is one, and returns the exit code."""
     try:
-        failure = asyncio.run(build(make_build_settings(environment), tail))
+        # Not asyncio.run: it would wait for the thread that still converts what the operator has cancelled.
+        failure = asyncio.new_event_loop().run_until_complete(build(make_build_settings(environment), tail))
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
         return _fail(environment, error, Reason.BUILD_FAILED)
     return 0 if failure is None else _end_failed(environment, failure)
@@ -72,18 +73,14 @@ def write_termination(environment: Mapping[str, str], text: str) -> None:
 
 def _fail(environment: Mapping[str, str], error: Exception, otherwise: Reason) -> int:
     failure = make_failure(error, otherwise)
-    log.error("failed reason=%s message=%s", failure.reason, failure.message, exc_info=_unless_known(error, failure))
+    unforeseen = None if isinstance(error, EngineError) else error  # only such a one is worth a stack trace
+    log.error("failed reason=%s message=%s", failure.reason, failure.message, exc_info=unforeseen)
     return _end_failed(environment, failure)
 
 
 def _end_failed(environment: Mapping[str, str], failure: PodFailure) -> int:
     write_termination(environment, make_failure_message(failure))
     return exit_code(failure)
-
-
-def _unless_known(error: Exception, failure: PodFailure) -> Exception | None:
-    """Only an unforeseen error is worth a stack trace in the log."""
-    return error if failure.message.startswith("Unforeseen") else None
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
 """What a running build knows, and what it says to the operator: requests of the exchange in, reports out.
 
-Lives in the event loop; the thread that downloads and converts only sets ``share`` and the phase, each in one assignment.
+Lives in the event loop; the thread that downloads and converts only assigns ``share`` and the phase.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The last word of a Job: at most 4096 bytes of JSON in the container's termination message, and its exit code. Pure."""
+"""A Job's last word: at most 4096 bytes of JSON in the container's termination message, and its exit code. Pure."""
 
 from __future__ import annotations
 

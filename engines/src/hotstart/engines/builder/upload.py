@@ -1,7 +1,7 @@
 """Sends the engine's files to the store by presigned parts, hashing them on the way.
 
-Each part is read once, in order; its bytes stay in memory until the store has them, so that the sha256 in the manifest is
-that of the bytes that were sent.
+Each part is read once, in order; its bytes stay in memory until the store has them, so that the sha256 in the manifest
+is that of the bytes that were sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 from hotstart.engines.builder.parts import Part, PutOutcome, decide_put, split_file, waits
 from hotstart.engines.builder.state import BuildState
-from hotstart.engines.errors import EngineError, Reason, Retryable
+from hotstart.engines.errors import Reason, Retryable
 from hotstart.exchange.messages import BuiltFile
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ async def _upload_file(
                     body = await asyncio.to_thread(_read_and_hash, file.read, part.size, digest.update)
                     task = group.create_task(put_part(state, part, body, session, sleep))
                     task.add_done_callback(lambda _: room.release())
-    except* EngineError as errors:
-        raise errors.exceptions[0] from None
+    except ExceptionGroup as failures:  # the first one is the cause, the others were cancelled or alike
+        raise failures.exceptions[0] from None
     state.file_done(path.name, digest.hexdigest())
     log.info("file uploaded path=%s bytes=%d parts=%d", path.name, sum(part.size for part in parts), len(parts))
 
@@ -86,9 +86,7 @@ async def put_part(
         if outcome is PutOutcome.DONE:
             state.part_done(part, etag)
             return
-        log.warning(
-            "part not accepted path=%s part=%d status=%s next=%s", part.path, part.number, status, outcome.value
-        )
+        log.warning("part refused path=%s part=%d status=%s next=%s", part.path, part.number, status, outcome.value)
         if outcome is PutOutcome.GIVE_UP:
             raise Retryable(
                 Reason.STORE_UNREACHABLE,
