@@ -116,7 +116,7 @@ def start_triton(
         load=load,
     )
     where = installation()
-    environment = make_environment(where, {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)})
+    environment = make_environment(where, {**os.environ, "HOTSTART_SOURCES": os.pathsep.join(SOURCES)})
     log = log or repository.with_name("triton.log")
     with log.open("ab") as output:
         process = subprocess.Popen(

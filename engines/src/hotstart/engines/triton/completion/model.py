@@ -1,0 +1,138 @@
+"""The Python-backend model that Triton loads: tensors in, jobs to the scheduler, responses out. Thin.
+
+One instance, decoupled. ``execute`` only queues, so Triton hands over the next request at once; answers come from the
+workers' threads, in the order in which they are done. See ARCHITECTURE.md for the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from hotstart.engines.triton.completion.engine import CTranslate2Engine, read_facts
+from hotstart.engines.triton.completion.errors import CompletionError, InvalidRequest
+from hotstart.engines.triton.completion.job import CompletionJob, Ended
+from hotstart.engines.triton.completion.metrics import Metrics
+from hotstart.engines.triton.completion.options import parse_options
+from hotstart.engines.triton.completion.prompts import make_formatter
+from hotstart.engines.triton.completion.scheduler import Load, Scheduler
+from hotstart.engines.triton.completion.stops import StopRules, base_indent
+from hotstart.exchange.messages import ServingOptions
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+log = logging.getLogger(__name__)
+CONTEXT_FOR_DECODING = 4  # tokens of the prompt that the decoder sees, so that a first token keeps its space
+
+
+class TritonAnswer:
+    """Implements ``job.Answer`` with a decoupled response sender."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._sender = request.get_response_sender()
+
+    def send(self, text: str) -> None:
+        self._sender.send(_response(text, ""))
+
+    def finish(self, text: str, details: str) -> None:
+        self._sender.send(_response(text, details), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def fail(self, error: CompletionError) -> None:
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def gone(self) -> bool:
+        return bool(self._request.is_cancelled())
+
+
+class TritonPythonModel:
+    """What Triton's Python backend instantiates."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = {
+            name: entry["string_value"] for name, entry in json.loads(args["model_config"])["parameters"].items()
+        }
+        self._serving = ServingOptions.model_validate_json(parameters["serving"])
+        folder = Path(parameters["engine_folder"])
+        facts = read_facts(folder)
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._formatter = make_formatter(self._tokenizer, self._serving, facts.bos_id)
+        self._engine = CTranslate2Engine(
+            folder, facts, inter_threads=self._serving.inter_threads, intra_threads=self._serving.intra_threads
+        )
+        self._metrics = Metrics(pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms)
+        self._scheduler = Scheduler(self._serving.inter_threads, self._serving.queue_limit, self._on_load)
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            received = time.monotonic()
+            answer = TritonAnswer(request)
+            try:
+                self._take(request, answer, received)
+            except CompletionError as error:
+                answer.fail(error)
+                self._metrics.ended(Ended(None, 0.0))
+            except Exception as error:  # else the client would wait for ever
+                log.exception("request failed id=%s", request.request_id())
+                answer.fail(CompletionError(str(error)))
+
+    def finalize(self) -> None:
+        self._scheduler.close()
+
+    def _take(self, request: Any, answer: TritonAnswer, received: float) -> None:
+        cancel = _read(request, "cancel")
+        if cancel:
+            self._scheduler.cancel(cancel)
+            answer.finish("", "")
+            return
+        prompt = _read(request, "prompt")
+        options = parse_options(_read(request, "options").encode(), self._serving)
+        prepared = self._formatter.prepare(prompt, _read(request, "suffix"))
+        stream = DecodeStream(ids=list(prepared.tokens[-CONTEXT_FOR_DECODING:]), skip_special_tokens=True)
+        self._scheduler.submit(
+            CompletionJob(
+                id=request.request_id(),
+                prepared=prepared,
+                options=options,
+                rules=StopRules(options.stop_mode, options.stop, base_indent(prompt)),
+                engine=self._engine,
+                next_text=partial(stream.step, self._tokenizer),
+                answer=answer,
+                received=received,
+                on_end=self._metrics.ended,
+            )
+        )
+
+    def _on_load(self, load: Load) -> None:
+        self._metrics.show(load)
+
+
+def _read(request: Any, name: str) -> str:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return ""
+    values = tensor.as_numpy().reshape(-1)
+    if len(values) != 1:
+        raise InvalidRequest(f"{name} must have one element, not {len(values)}")
+    value = values[0]
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{name} is not UTF-8: {error}") from error
+
+
+def _response(text: str, details: str) -> Any:
+    return pb_utils.InferenceResponse(
+        [_tensor("text", text), _tensor("details", details)],
+    )
+
+
+def _tensor(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([text.encode()], dtype=object))
