@@ -64,7 +64,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--header", action="append", default=[], metavar="'N: V'", help="sent with each request")
     parser.add_argument("--drift-limit", type=_duration, default=DRIFT_LIMIT_S, metavar="D", help="(default: 5ms)")
     parser.add_argument("--max-failures", type=_non_negative, default=0, metavar="N", help="for exit code 0 (0)")
-    parser.add_argument("--processes", type=_count, default=1, metavar="K", help="sending processes (default: 1)")
+    _add_processes(parser)
     parser.add_argument("--no-check", action="store_true", help="begin without asking GET /v1/models")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON to FILE as well")
@@ -72,10 +72,20 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--processes", type=_count, default=1, metavar="K", help="sending processes (default: 1)")
+    _add_processes(parser)
     parser.add_argument("--drift-limit", type=_duration, default=0.001, metavar="D", help="p99 (default: 1ms)")
     parser.add_argument("--step", type=_duration, default=5.0, metavar="D", help="length of each run (default: 5s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=_count, default=1, metavar="K", help="sending processes (default: 1)")
+    parser.add_argument(
+        "--realtime",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let them run ahead of ordinary processes, where the system allows it",
+    )
 
 
 def make_plan(options: argparse.Namespace) -> LoadPlan:

@@ -32,6 +32,7 @@ class Calibration:
             "max_rate": self.max_rate,
             "drift_limit_ms": self.drift_limit_s * 1e3,
             "processes": self.processes,
+            "realtime": self.runs[0].realtime,
             "started_at": self.runs[0].started_at.isoformat(timespec="seconds"),
             "runs": [{key: run.to_json()[key] for key in _RUN_KEYS} for run in self.runs],
             **describe_machine(),
@@ -44,6 +45,7 @@ async def calibrate(
     drift_limit_s: float = 0.001,
     step_s: float = 5.0,
     first_rate: float = 100.0,
+    realtime: bool = True,
     tell: Callable[[LoadResult], None] | None = None,
 ) -> Calibration:
     """Find the highest rate that holds the limit with no failure: doubled until it misses, then halved in between.
@@ -57,7 +59,7 @@ async def calibrate(
     async with serve_nothing() as url:
         while steps_left:
             plan = make_constant_plan(url, "null", rate=rate, duration=step_s, max_tokens=1)
-            result = await run_in_processes(replace(plan, drift_limit_s=drift_limit_s), processes)
+            result = await run_in_processes(replace(plan, drift_limit_s=drift_limit_s), processes, realtime=realtime)
             runs.append(result)
             if tell is not None:
                 tell(result)

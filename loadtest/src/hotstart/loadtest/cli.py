@@ -70,7 +70,9 @@ async def _run(options: argparse.Namespace, plan: LoadPlan) -> int:
         loop.add_signal_handler(number, stop.set)
     console = Console(stderr=True)
     with show_progress(console, len(plan.arrivals), enabled=not options.quiet) as progress:
-        result = await run_in_processes(plan, options.processes, progress=progress, stop=stop)
+        result = await run_in_processes(
+            plan, options.processes, progress=progress, stop=stop, realtime=options.realtime
+        )
     _write(options, result)
     return decide_exit_code(result, max_failures=options.max_failures)
 
@@ -103,7 +105,11 @@ async def _calibrate(options: argparse.Namespace) -> int:
         print(f"{result.summary.rate:8.0f}/s  drift p99 {shown:>9}  {verdict}", file=sys.stderr)
 
     found = await calibrate(
-        processes=options.processes, drift_limit_s=options.drift_limit, step_s=options.step, tell=tell
+        processes=options.processes,
+        drift_limit_s=options.drift_limit,
+        step_s=options.step,
+        realtime=options.realtime,
+        tell=tell,
     )
     if options.json:
         print(json.dumps(found.to_json(), indent=2))

@@ -38,12 +38,14 @@ def run_server(pipe: Connection) -> None:
 
 
 async def _serve(pipe: Connection) -> None:
-    server = await asyncio.get_running_loop().create_server(_NullProtocol, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.get_running_loop().create_server(NullProtocol, "127.0.0.1", 0, backlog=1024)
     pipe.send(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 
-class _NullProtocol(asyncio.Protocol):
+class NullProtocol(asyncio.Protocol):
+    """Answers every request of one connection with the same completion."""
+
     def __init__(self) -> None:
         self._received = b""
         self._transport: asyncio.Transport | None = None

@@ -25,7 +25,8 @@ def print_report(result: LoadResult, console: Console) -> None:
     console.print(
         f"[dim]{result.started_at.isoformat(timespec='seconds')}, {machine['machine_cores']} cores "
         f"({escape(str(machine['machine_processor']))}), {machine['machine_system']}, Python {machine['python']}, "
-        f"{result.processes} sending process{'es' if result.processes > 1 else ''}[/]"
+        f"{result.processes} sending process{'es' if result.processes > 1 else ''}"
+        f"{' with real-time priority' if result.realtime else ''}[/]"
     )
 
 

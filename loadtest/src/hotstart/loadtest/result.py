@@ -17,7 +17,7 @@ from hotstart.loadtest.summary import Quantiles, Summary, summarise
 class LoadResult:
     """A run that has ended. `processes`: how many sent. `interrupted`: it was ended before its schedule.
 
-    `ran_s`: seconds from the start until sending ended.
+    `ran_s`: seconds from the start until sending ended. `realtime`: the senders ran ahead of ordinary processes.
     """
 
     plan: LoadPlan
@@ -26,6 +26,7 @@ class LoadResult:
     ran_s: float
     processes: int = 1
     interrupted: bool = False
+    realtime: bool = False
 
     @cached_property
     def summary(self) -> Summary:
@@ -55,6 +56,7 @@ class LoadResult:
             "stream": self.plan.stream,
             "started_at": self.started_at.isoformat(timespec="seconds"),
             "processes": self.processes,
+            "realtime": self.realtime,
             "planned": len(self.plan.arrivals),
             "requests": summary.requests,
             "ok": summary.ok,
