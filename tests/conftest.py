@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hotstart.cluster import lifecycle
 
+from tests.support.object_store import ObjectStore, run_session_store
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -58,3 +60,9 @@ def namespace(api_server: ApiServer) -> str:
     name = f"test-{uuid.uuid4().hex[:10]}"
     api_server.run_kubectl("create", "namespace", name)
     return name
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """One SeaweedFS for all tests of a session; each test makes a bucket of its own."""
+    yield from run_session_store()

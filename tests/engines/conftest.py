@@ -1,0 +1,153 @@
+"""Builders as processes of their own, with what an inspect or build Job's environment holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hotstart.engines.key import key_inputs, make_key
+from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
+from hotstart.engines.store import S3EngineStore
+from hotstart.exchange.messages import ServingOptions
+from hotstart.exchange.names import KEYS_FILE
+from hotstart.exchange.signing import SigningKey, make_jwks, make_signing_key
+
+from tests.support.object_store import ObjectStore
+from tests.support.scripted_operator import ScriptedOperator
+
+SERVING = ServingOptions(max_input_tokens=96, max_new_tokens=32)
+RECIPE = EngineRecipe(CTRANSLATE2_TOOLCHAIN, dtype="float32", quantization="int8")
+END_SECONDS = 60
+
+
+@dataclass
+class RunningBuilder:
+    """A ``hotstart-builder build`` process."""
+
+    process: subprocess.Popen[str]
+    termination: Path
+    port: int
+    pod_uid: str
+    engine_key: str
+
+    def wait(self) -> tuple[int, dict[str, Any]]:
+        """Exit code and termination message."""
+        code = self.process.wait(END_SECONDS)
+        text = self.termination.read_text() if self.termination.exists() else ""
+        return code, json.loads(text) if text else {}
+
+
+@dataclass
+class BuilderJobs:
+    """Starts Jobs on one checkpoint; whatever still runs is ended with the test."""
+
+    store: ObjectStore
+    uri: str
+    folder: Path
+    engine_bucket: str
+    serving: ServingOptions = SERVING
+    recipe: EngineRecipe = RECIPE
+    environment: dict[str, str] = field(default_factory=dict)
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+    signing: SigningKey = field(default_factory=make_signing_key)
+
+    def with_(self, **changes: Any) -> BuilderJobs:
+        return replace(self, **changes)
+
+    @property
+    def bucket(self) -> str:
+        """The bucket of the checkpoint's URI."""
+        return self.uri.removeprefix("s3://").partition("/")[0]
+
+    def upload(self, folder: Path) -> None:
+        """Puts a checkpoint's files where the Jobs look for them."""
+        self.store.upload_folder(folder, self.bucket, "model/")
+
+    @property
+    def engines(self) -> S3EngineStore:
+        return S3EngineStore(self.store.place(self.engine_bucket))
+
+    def inspect(self) -> tuple[int, dict[str, Any]]:
+        """Runs ``inspect`` to its end: exit code and termination message."""
+        process, termination = self._start("inspect", {"HOTSTART_RUNTIME": "ctranslate2"})
+        code = process.wait(END_SECONDS)
+        return code, json.loads(termination.read_text())
+
+    def build(self, inspected: dict[str, Any], **environment: str) -> RunningBuilder:
+        """Starts ``build`` for what ``inspect`` gave."""
+        key = make_key(key_inputs(inspected["digest"], self.recipe))
+        port, pod_uid = _free_port(), str(uuid.uuid4())
+        keys = self.folder / f"keys-{pod_uid}"
+        keys.mkdir()
+        (keys / KEYS_FILE).write_text(make_jwks((self.signing,)))
+        more = {
+            "HOTSTART_ENGINE_KEY": key,
+            "HOTSTART_RECIPE": json.dumps(self.recipe.to_dict()),
+            "HOTSTART_CHECKPOINT_DIGEST": inspected["digest"],
+            "HOTSTART_TOKENIZER_DIGEST": inspected["tokenizerDigest"],
+            "HOTSTART_KEYS_DIR": str(keys),
+            "HOTSTART_HOST": "127.0.0.1",
+            "HOTSTART_PORT": str(port),
+            "POD_UID": pod_uid,
+        }
+        process, termination = self._start("build", more | environment)
+        return RunningBuilder(process, termination, port, pod_uid, key)
+
+    def operator(self, builder: RunningBuilder, **options: Any) -> ScriptedOperator:
+        """An operator that talks to ``builder``."""
+        return ScriptedOperator(
+            store=self.engines,
+            key=self.signing,
+            address=f"127.0.0.1:{builder.port}",
+            pod_uid=builder.pod_uid,
+            engine_key=builder.engine_key,
+            **options,
+        )
+
+    def _start(self, command: str, more: dict[str, str]) -> tuple[subprocess.Popen[str], Path]:
+        scratch = self.folder / f"scratch-{uuid.uuid4().hex[:8]}"
+        scratch.mkdir()
+        termination = scratch.with_suffix(".termination")
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+            "HOTSTART_CHECKPOINT": json.dumps({"uri": self.uri, "revision": "", "endpoint": self.store.endpoint}),
+            "HOTSTART_SERVING": self.serving.model_dump_json(),
+            "HOTSTART_SCRATCH": str(scratch),
+            "HOTSTART_TERMINATION_LOG": str(termination),
+            "AWS_ACCESS_KEY_ID": self.store.reader_access_key,
+            "AWS_SECRET_ACCESS_KEY": self.store.reader_secret_key,
+            **more,
+            **self.environment,
+        }
+        program = "from hotstart.engines.builder.cli import main; main()"
+        process = subprocess.Popen([sys.executable, "-c", program, command], env=environment, text=True)
+        self.running.append(process)
+        return process, termination
+
+
+@pytest.fixture
+def builder_jobs(object_store: ObjectStore, tmp_path: Path) -> Iterator[BuilderJobs]:
+    """Jobs on the checkpoint ``s3://<a bucket>/model/``, which the test uploads with ``object_store``."""
+    bucket = object_store.make_bucket("checkpoints")
+    jobs = BuilderJobs(object_store, f"s3://{bucket}/model/", tmp_path, object_store.make_bucket("engines"))
+    yield jobs
+    for process in jobs.running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,101 @@
+"""The operator's side of a build, as small as it can be: real exchange, real store, no Kubernetes.
+
+``ScriptedOperator.step`` is one exchange and what follows from it. It remembers nothing that is not in the builder's
+report, so a new one can take over at any step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+from hotstart.engines.manifest import engine_prefix
+from hotstart.engines.store import EngineStore
+from hotstart.exchange.client import ExchangeClient, ExchangeFailed
+from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, UploadPart
+from hotstart.exchange.signing import SigningKey
+
+STEP_SECONDS = 0.02
+NAMESPACE_UID = "6f1c7a52-0000-4000-8000-000000000001"
+
+#: Replaces the URL of a part, to make the store refuse it.
+Spoil = Callable[[UploadPart], UploadPart]
+
+
+@dataclass
+class ScriptedOperator:
+    """Talks to one builder at ``address``; ``answers`` is what the next exchange brings it."""
+
+    store: EngineStore
+    key: SigningKey
+    address: str
+    pod_uid: str
+    engine_key: str
+    epoch: int = 1
+    spoil: Spoil = lambda part: part
+    reports: list[BuildReport] = field(default_factory=list)
+    answers: BuildRequest = field(default_factory=BuildRequest)
+    _client: ExchangeClient | None = None
+
+    @property
+    def prefix(self) -> str:
+        return engine_prefix(NAMESPACE_UID, self.engine_key)
+
+    async def step(self, session: aiohttp.ClientSession) -> BuildReport:
+        """One exchange, then the store's work for the next one."""
+        if self._client is None:
+            self._client = ExchangeClient(session=session, key=self.key, epoch=self.epoch)
+        report = await self._client.ask(self.address, self.pod_uid, self.answers, BuildReport)
+        self.reports.append(report)
+        self.answers = await asyncio.to_thread(self._follow, report)
+        return report
+
+    async def run(self, *, until: Callable[[BuildReport], bool]) -> BuildReport:
+        """Steps until ``until`` holds for a report; a builder that does not listen yet is asked again."""
+        async with aiohttp.ClientSession() as session:
+            self._client = None
+            while True:
+                try:
+                    report = await self.step(session)
+                except ExchangeFailed as failure:
+                    if "answered" in str(failure):
+                        raise
+                else:
+                    if until(report):
+                        return report
+                await asyncio.sleep(STEP_SECONDS)
+
+    async def publish(self) -> BuildReport:
+        """Runs until the engine is published and the builder has heard it."""
+        report = await self.run(until=lambda r: r.phase in (BuildPhase.UPLOADED, BuildPhase.FAILED))
+        if report.phase is BuildPhase.UPLOADED:
+            async with aiohttp.ClientSession() as session:
+                self._client = ExchangeClient(session=session, key=self.key, epoch=self.epoch + 1)
+                await self.step(session)
+        return report
+
+    def _follow(self, report: BuildReport) -> BuildRequest:
+        if report.phase is BuildPhase.UPLOADED:
+            return self._publish(report)
+        new = {file.path: file for file in report.files if not file.upload_id}
+        upload_ids = {path: self.store.create_upload(self.prefix + path) for path in new}
+        ids: Mapping[str, str] = {file.path: file.upload_id for file in report.files}
+        parts = tuple(
+            self.spoil(
+                UploadPart(
+                    path=want.path,
+                    number=want.number,
+                    url=self.store.presign_part(self.prefix + want.path, ids[want.path], want.number),
+                )
+            )
+            for want in report.wants_parts
+        )
+        return BuildRequest(upload_ids=upload_ids, parts=parts)
+
+    def _publish(self, report: BuildReport) -> BuildRequest:
+        for file in report.files:
+            self.store.complete_upload(self.prefix + file.path, file.upload_id, file.etags, size=file.size)
+        self.store.put_manifest(self.prefix, report.manifest)
+        return BuildRequest(published=True)
