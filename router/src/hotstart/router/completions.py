@@ -62,7 +62,7 @@ class Completions:
 
     def __init__(self, router: Router, *, request_timeout: float) -> None:
         self._router = router
-        self._request_timeout = request_timeout
+        self.request_timeout = request_timeout
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The aiohttp handler; raises ApiError for what has no completion."""
@@ -135,7 +135,7 @@ class Completions:
         return response
 
     def _job(self, turn: Turn) -> Job:
-        return Job(turn.id, turn.completion, self._request_timeout)
+        return Job(turn.id, turn.completion, self.request_timeout)
 
     async def _begin(self, request: web.Request, response: web.StreamResponse) -> None:
         if self._router.draining:

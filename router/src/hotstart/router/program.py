@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 from hotstart.exchange.server import KeySet
+from hotstart.router.completions import Completions
 from hotstart.router.core import Router
 from hotstart.router.server import make_api, make_exchange
 from hotstart.router.settings import Settings
@@ -23,6 +24,7 @@ class Program:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.router = Router(pod_uid=settings.pod_uid, state=settings.state)
+        self.completions = Completions(self.router, request_timeout=settings.request_timeout)
         self.port = 0
         self.exchange_port = 0
         self._api: web.AppRunner | None = None
@@ -39,7 +41,7 @@ class Program:
         saved = load_routes(settings.state) if settings.state is not None else None
         if saved is not None:
             self.router.apply(saved, save=False)
-        api = make_api(self.router, request_timeout=settings.request_timeout, max_body_bytes=settings.max_body_bytes)
+        api = make_api(self.router, self.completions, max_body_bytes=settings.max_body_bytes)
         self._api = web.AppRunner(api, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         exchange = make_exchange(self.router, keys=KeySet(settings.keys_file), pod_uid=settings.pod_uid)
         self._exchange = web.AppRunner(exchange, access_log=None, shutdown_timeout=1.0)
@@ -68,11 +70,15 @@ class Program:
                 await self.router.idle()
         except TimeoutError:
             log.warning("requests cut off at the end of the drain running=%d", self.running)
+        await self.close()
+        log.info("drained")
+
+    async def close(self) -> None:
+        """Ends all at once."""
         for runner in (self._api, self._exchange):
             if runner is not None:
                 await runner.cleanup()
         await self.router.close()
-        log.info("drained")
 
 
 async def run(settings: Settings, listening: Callable[[Program], None] | None = None) -> None:

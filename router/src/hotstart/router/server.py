@@ -44,9 +44,8 @@ def _error_response(error: ApiError, headers: dict[str, str] | None = None) -> w
     return web.Response(status=error.status, body=error.body(), content_type="application/json", headers=every)
 
 
-def make_api(router: Router, *, request_timeout: float, max_body_bytes: int) -> web.Application:
+def make_api(router: Router, completions: Completions, *, max_body_bytes: int) -> web.Application:
     """The application that clients and probes talk to."""
-    completions = Completions(router, request_timeout=request_timeout)
     metrics = Metrics(router)
 
     async def list_models(request: web.Request) -> web.Response:

@@ -36,7 +36,7 @@ _FLAGS: tuple[tuple[str, str, type, str], ...] = (
     ("pod-uid", "", str, "UID of this pod, the audience of the operator's messages (POD_UID)"),
     ("state", "", str, "file of the last routes, for restarts; none if empty"),
     ("drain-delay", "5", float, "seconds to go on accepting after SIGTERM, while the Service forgets this pod"),
-    ("drain-timeout", "60", float, "seconds to wait after that for running requests"),
+    ("drain-timeout", "40", float, "seconds to wait after that for running requests"),
     ("request-timeout", "60", float, "seconds from a slot at a pod to the last byte of an answer"),
     ("max-body-bytes", str(1024 * 1024), int, "largest body of a request"),
     ("log-level", "INFO", str, "DEBUG, INFO, WARNING or ERROR"),

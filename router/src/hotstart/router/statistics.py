@@ -1,7 +1,7 @@
 """What the router saw, second by second, for the operator. Pure: ``now`` (seconds since the epoch) is an argument.
 
 The operator reads full seconds by cursor. Requests in flight and queued are exact integrals over each second (level
-times time), not samples. Seconds without traffic are kept as nothing and made again when they are read.
+times time), not samples. A second without traffic has no record: the report's cursor says that it is over.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ class ModelBook:
         self.queued = 0
         self._now = now
         self._second = math.floor(now)
-        self._first = self._second
         self._born = now
         self._full: deque[Second] = deque()
         self._begin()
@@ -131,14 +130,8 @@ class ModelBook:
                 self._counts["within_slo"] += 1
 
     def read(self, cursor: int, until: int) -> list[ModelSecond]:
-        """Each full second after ``cursor`` up to and with ``until``, oldest first; call ``advance`` before."""
-        start = max(cursor + 1, self._first, self._second - KEPT_SECONDS)
-        busy = {second.second: second for second in self._full if second.second >= start}
-        found = []
-        for number in range(start, min(until, self._second - 1) + 1):
-            second = busy.get(number)
-            found.append(second.to_message(self.model) if second else ModelSecond(second=number, model=self.model))
-        return found
+        """Each second with traffic after ``cursor`` up to and with ``until``, oldest first; call ``advance`` before."""
+        return [second.to_message(self.model) for second in self._full if cursor < second.second <= until]
 
     def drained_per_second(self, window: int = 10) -> float:
         """Requests that ended at pods in a second, over the last ``window`` seconds and the current one."""
