@@ -130,6 +130,8 @@ def make_spec(facts: ModelFacts) -> Any:
         for layer in spec.decoder.layer:
             layer.self_attention.rotary_low_freq_factor = np.float32(scaling.low_freq_factor)
             layer.self_attention.rotary_high_freq_factor = np.float32(scaling.high_freq_factor)
+            # The runtime reads the factor, but the specification of 4.8 declares it for linear scaling only.
+            object.__setattr__(layer.self_attention, "rotary_scaling_factor", np.float32(scaling.factor))
     return spec
 
 
