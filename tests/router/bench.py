@@ -1,4 +1,4 @@
-"""A router in the test's own process, with its real servers, and a stand-in for the operator that signs its messages."""
+"""A router in the test's own process with its real servers, and a stand-in for the operator that signs messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = make_signing_key()
 async def until(true: Callable[[], object], seconds: float = 10.0) -> None:
     """Waits until ``true()``; fails the test when it does not come."""
     async with asyncio.timeout(seconds):
-        while not true():
+        while not true():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.005)
 
 

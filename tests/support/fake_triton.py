@@ -106,6 +106,9 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         await answers.put(None)
 
     async def _answer(self, request: Any, answers: asyncio.Queue[Any]) -> None:
+        if request.model_name != "completion":
+            await answers.put(_failure(request.id, f"Request for unknown model: '{request.model_name}' is not found"))
+            return
         tensors = {
             tensor.name: raw[4 : 4 + struct.unpack("<I", raw[:4])[0]].decode()
             for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
@@ -137,9 +140,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         if name in self._fake.cancelled:
             await answers.put(_message(name, details=_details("cancelled", done), final=True))
         elif said["error"]:
-            failure = service_pb2.ModelStreamInferResponse(error_message=said["error"])
-            failure.infer_response.id = name
-            await answers.put(failure)
+            await answers.put(_failure(name, said["error"]))
         else:
             text = said["text"] if stream else said["text"] * max(1, done)
             await answers.put(_message(name, text=text, details=_details(said["finish"], max(1, done)), final=True))
@@ -147,6 +148,12 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
 def _details(reason: str, tokens: int) -> str:
     return json.dumps({"finish_reason": reason, "prompt_tokens": 1, "completion_tokens": tokens})
+
+
+def _failure(name: str, text: str) -> Any:
+    failure = service_pb2.ModelStreamInferResponse(error_message=text)
+    failure.infer_response.id = name
+    return failure
 
 
 def _message(name: str, *, text: str = "", details: str = "", final: bool = False) -> Any:

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 CHECK_INTERVAL_SECONDS = 0.3
 CHECK_TIMEOUT_SECONDS = 0.5
-LOST_AFTER_MISSES = 5
+LOST_AFTER_MISSES = 4
 
 
 class Health(StrEnum):
