@@ -17,6 +17,14 @@ KEY_FORMAT = 1  # raised only if the canonical form itself changes: every key ch
 NAME_LENGTH = 40
 
 
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces, ASCII only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -50,10 +58,13 @@ def engine_name(key: str) -> str:
 
 
 def diff_inputs(wanted: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> tuple[str, ...]:
-    """What differs, as ``recipe.dtype: float16 -> float32``, sorted by path."""
+    """What differs, as ``recipe.dtype: float16 -> float32``, sorted by path; empty exactly where the two are equal.
+
+    A part that one side lacks is said as ``absent``.
+    """
     found: list[str] = []
     for name in sorted({*wanted, *other}):
-        path, left, right = f"{prefix}{name}", other.get(name), wanted.get(name)
+        path, left, right = f"{prefix}{name}", other.get(name, ABSENT), wanted.get(name, ABSENT)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             found.extend(diff_inputs(right, left, f"{path}."))
         elif left != right:

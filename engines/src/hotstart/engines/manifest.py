@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hotstart.engines.key import canonical_json, make_key
 
 MANIFEST_NAME = "manifest.json"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class BadManifest(Exception):
@@ -69,11 +71,25 @@ def parse_manifest(text: str, *, key: str) -> Manifest:
         value = json.loads(text)
         files = tuple(ManifestFile(**entry) for entry in value.pop("files"))
         manifest = Manifest(files=files, **value)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadManifest(f"manifest of {key[:12]}: {error}") from error
-    if manifest.key != key or make_key(manifest.inputs) != key:
-        raise BadManifest(f"manifest of {key[:12]} describes another engine ({manifest.key[:12]})")
+        same = manifest.key == key == make_key(manifest.inputs)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise BadManifest(f"manifest of {key[:12]}: {type(error).__name__}: {error}") from error
+    if not same:
+        raise BadManifest(f"manifest of {key[:12]} describes another engine ({str(manifest.key)[:12]})")
     for file in manifest.files:
-        if file.path.startswith("/") or ".." in file.path.split("/"):
-            raise BadManifest(f"manifest of {key[:12]}: unsafe path {file.path!r}")
+        _check_file(file, key)
+    paths = [file.path for file in manifest.files]
+    if not paths or len(set(paths)) != len(paths):
+        raise BadManifest(f"manifest of {key[:12]} names no file, or one twice")
     return manifest
+
+
+def _check_file(file: ManifestFile, key: str) -> None:
+    """Raises BadManifest for what must never become a path, a size or a digest on a node."""
+    parts = file.path.split("/") if isinstance(file.path, str) else [""]
+    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts) or file.path == MANIFEST_NAME:
+        raise BadManifest(f"manifest of {key[:12]}: unsafe path {file.path!r}")
+    if not isinstance(file.size, int) or isinstance(file.size, bool) or file.size < 0:
+        raise BadManifest(f"manifest of {key[:12]}: {file.path} has the size {file.size!r}")
+    if not isinstance(file.sha256, str) or not _SHA256.fullmatch(file.sha256):
+        raise BadManifest(f"manifest of {key[:12]}: {file.path} has no sha256")

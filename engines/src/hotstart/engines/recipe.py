@@ -56,7 +56,7 @@ class EngineRecipe:
         """The inverse of ``to_dict``.
 
         Raises:
-            TypeError, KeyError: a field is missing or unknown.
+            TypeError, KeyError, ValueError: a field is missing, unknown or of another form.
         """
         toolchain = dict(value["toolchain"])
         toolchain["libraries"] = tuple((str(n), str(v)) for n, v in toolchain.get("libraries", ()))
