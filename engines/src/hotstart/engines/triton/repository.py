@@ -57,15 +57,19 @@ def make_config(parameters: dict[str, str]) -> str:
     )
 
 
-def make_repository(bundle: ModelBundle) -> dict[str, str]:
-    """Path below the repository -> text. The engine key stands in it, so that a loaded model can be recognised."""
-    parameters = {
+def make_parameters(bundle: ModelBundle) -> dict[str, str]:
+    """The model's parameters. They name the engine too, so that a loaded model can be recognised."""
+    return {
         "model": bundle.model,
         "engine_key": bundle.engine_key,
         "engine_folder": str(bundle.engine_folder),
         "serving": bundle.serving.model_dump_json(),
     }
+
+
+def make_repository(bundle: ModelBundle) -> dict[str, str]:
+    """Path below the repository -> text."""
     return {
-        f"{TRITON_MODEL}/config.pbtxt": make_config(parameters),
+        f"{TRITON_MODEL}/config.pbtxt": make_config(make_parameters(bundle)),
         f"{TRITON_MODEL}/1/model.py": MODEL_FILE,
     }

@@ -11,12 +11,9 @@ from typing import Any
 
 from hotstart.engines.triton.completion.generation import FinishReason
 from hotstart.engines.triton.completion.job import Ended
+from hotstart.engines.triton.completion.names import REQUESTS, RUNNING, SECONDS, WAITING
 from hotstart.engines.triton.completion.scheduler import Load
 
-SECONDS = "hotstart_completion_seconds"
-REQUESTS = "hotstart_completion_requests_total"
-RUNNING = "hotstart_completion_running"
-WAITING = "hotstart_completion_waiting"
 EDGES_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 

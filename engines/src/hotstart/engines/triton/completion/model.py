@@ -19,6 +19,7 @@ from hotstart.engines.triton.completion.engine import CTranslate2Engine, read_fa
 from hotstart.engines.triton.completion.errors import CompletionError, InvalidRequest
 from hotstart.engines.triton.completion.job import CompletionJob, Ended
 from hotstart.engines.triton.completion.metrics import Metrics
+from hotstart.engines.triton.completion.names import WARM_UP_ID
 from hotstart.engines.triton.completion.options import parse_options
 from hotstart.engines.triton.completion.prompts import make_formatter
 from hotstart.engines.triton.completion.scheduler import Load, Scheduler
@@ -106,12 +107,16 @@ class TritonPythonModel:
                 next_text=partial(stream.step, self._tokenizer),
                 answer=answer,
                 received=received,
-                on_end=self._metrics.ended,
+                on_end=_ignore if request.request_id().startswith(WARM_UP_ID) else self._metrics.ended,
             )
         )
 
     def _on_load(self, load: Load) -> None:
         self._metrics.show(load)
+
+
+def _ignore(ended: Ended) -> None:
+    """Warm-up requests are not measured."""
 
 
 def _read(request: Any, name: str) -> str:

@@ -74,7 +74,7 @@ def _number(value: dict[str, Any], name: str, default: float, low: float, high: 
     if isinstance(number, bool) or not isinstance(number, int if whole else (int, float)):
         raise InvalidRequest(f"options.{name} must be {kind}")
     if not low <= number <= high:
-        raise InvalidRequest(f"options.{name} must be {kind} from {low:g} to {high:g}, not {number}")
+        raise InvalidRequest(f"options.{name} must be {kind} from {low} to {high}, not {number}")
     return number
 
 

@@ -1,0 +1,314 @@
+"""Walks the pod's state machine: one step function a state, each ends with the event that leads on.
+
+    EMPTY -> FETCHING -> VERIFYING -> LOADING -> WARMING -> READY (-> RELOADING -> WARMING -> READY)
+
+The operator's messages come in by ``take``; everything else is driven by ``run``, so that the pod comes up again when
+Triton, the agent or the operator is gone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import aiohttp
+from hotstart.engines.pod_agent.disk import Disk, Remembered, find_corrupt, is_whole
+from hotstart.engines.pod_agent.failures import (
+    ENGINE_CORRUPT,
+    ENGINE_LOAD_FAILED,
+    BringUpFailed,
+)
+from hotstart.engines.pod_agent.fetch import Fetch, UrlBook
+from hotstart.engines.pod_agent.states import Event, next_state
+from hotstart.engines.pod_agent.triton_client import Counts, TritonClient, TritonGone, TritonRefused
+from hotstart.engines.pod_agent.warm_up import warm_up
+from hotstart.engines.triton.repository import ModelBundle, make_parameters, make_repository
+from hotstart.exchange.messages import EngineFile, PodAssignment, PodFailure, PodReport, PodRequest, PodState
+
+log = logging.getLogger(__name__)
+WATCH_SECONDS = 0.25
+MISSED_PROBES = 4  # in a row, before a Triton that is there but silent counts as lost: it may just be busy
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+REFETCHES = 1  # of an engine that arrived corrupt
+LOST_WHILE_LOADING = 3  # times in a row that Triton may go away in the middle of a load
+RUNTIME = "ctranslate2"
+PHASES: Mapping[PodState, str] = {
+    PodState.EMPTY: "start",
+    PodState.FETCHING: "fetch",
+    PodState.VERIFYING: "verify",
+    PodState.LOADING: "load",
+    PodState.RELOADING: "load",
+    PodState.WARMING: "warmup",
+}
+
+
+def decide_pause(failures: int) -> float:
+    """Seconds to wait after that many failures in a row. Pure."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS))
+
+
+def is_same_work(one: PodAssignment, other: PodAssignment) -> bool:
+    """Whether two assignments differ in their generation at most. Pure."""
+    return one.model_copy(update={"generation": 0}) == other.model_copy(update={"generation": 0})
+
+
+class Agent:
+    """One a pod. ``uid`` is the pod's."""
+
+    def __init__(
+        self,
+        *,
+        uid: str,
+        disk: Disk,
+        triton: TritonClient,
+        session: aiohttp.ClientSession,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._uid = uid
+        self._disk = disk
+        self._triton = triton
+        self._session = session
+        self._clock = clock
+        self._urls = UrlBook()
+        self._wanted: Remembered | None = None
+        self._changed = asyncio.Event()
+        self._files_came = asyncio.Event()
+        self._digests: dict[str, str] = {}
+        self._since = clock()
+        self._phases: dict[str, float] = {}
+        self._failure: PodFailure | None = None
+        self._failures = 0
+        self._corrupt = 0
+        self._lost_while_loading = 0
+        self._bytes_done = 0
+        self._counts = Counts()
+        self.state = PodState.EMPTY
+        self._steps: Mapping[PodState, Callable[[Remembered], Awaitable[Event]]] = {
+            PodState.FETCHING: self._fetch,
+            PodState.VERIFYING: self._verify,
+            PodState.LOADING: self._load,
+            PodState.RELOADING: self._load,
+            PodState.WARMING: self._warm,
+            PodState.READY: self._watch,
+            PodState.FAILED: self._wait,
+        }
+
+    # ------------------------------------------------------------------------------------- the operator's side
+
+    async def take(self, request: PodRequest) -> PodReport:
+        """Obeys one message of the operator and reports. A drain needs nothing but the report: routers know first."""
+        await self._urls.update(request.files)
+        if request.assignment is not None:
+            files = tuple(file.model_copy(update={"url": ""}) for file in request.files)
+            self.assign(request.assignment, files)
+        return await self.report()
+
+    def assign(self, assignment: PodAssignment, files: tuple[EngineFile, ...]) -> None:
+        """Takes an assignment, unless it is older than the one at hand."""
+        wanted = self._wanted
+        if wanted is not None and assignment.generation < wanted.assignment.generation:
+            return
+        if wanted is not None and is_same_work(assignment, wanted.assignment):
+            self._renew(Remembered(assignment=assignment, files=wanted.files or files))
+            return
+        log.info("assigned model=%s engine=%s", assignment.model, assignment.engine_key[:12])
+        self._failures = self._corrupt = self._lost_while_loading = 0
+        self._move(Event.ASSIGNED)
+        self._phases = {name: seconds for name, seconds in self._phases.items() if name == "start"}
+        self._renew(Remembered(assignment=assignment, files=files))
+        self._changed.set()
+
+    def _renew(self, wanted: Remembered) -> None:
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._disk.remember(wanted)
+        if wanted.files:
+            self._files_came.set()
+        else:
+            self._files_came.clear()
+
+    async def report(self) -> PodReport:
+        """What the operator hears. ``in_flight`` counts waiting requests too: a pod is drained when it is 0."""
+        if self.state is PodState.READY:
+            self._counts = await self._triton.counts() or self._counts
+        else:
+            self._counts = Counts()
+        wanted = self._wanted
+        return PodReport(
+            pod_uid=self._uid,
+            state=self.state,
+            generation=wanted.assignment.generation if wanted else 0,
+            engine_key=wanted.assignment.engine_key if wanted else "",
+            phases={**self._phases, **self._running_phase()},
+            bytes_done=self._bytes_done,
+            bytes_total=sum(file.size for file in wanted.files) if wanted else 0,
+            failure=self._failure,
+            in_flight=self._counts.running + self._counts.waiting,
+            queued=self._counts.waiting,
+            completed=self._counts.completed,
+        )
+
+    # ------------------------------------------------------------------------------------------ the pod's side
+
+    async def run(self, annotated: PodAssignment | None = None) -> None:
+        """Brings the pod up and keeps it up; never returns. ``annotated`` stands on the pod, for the first start."""
+        await self._restore(annotated)
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            work = asyncio.create_task(self._walk())
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    work.result()
+            finally:
+                work.cancel()
+                changed.cancel()
+                await asyncio.gather(work, changed, return_exceptions=True)
+
+    async def _restore(self, annotated: PodAssignment | None) -> None:
+        remembered = self._disk.recall()
+        newest = remembered.assignment.generation if remembered else -1
+        if remembered is not None and await self._is_served(remembered):
+            log.info("adopted a loaded model engine=%s", remembered.assignment.engine_key[:12])
+            self._wanted = remembered
+            self._bytes_done = sum(file.size for file in remembered.files)
+            self._move(Event.ADOPTED)
+            self._changed.set()
+        elif remembered is not None:
+            self.assign(remembered.assignment, remembered.files)
+        if annotated is not None and annotated.generation > newest:
+            self.assign(annotated, ())
+
+    async def _walk(self) -> None:
+        while self._wanted is not None:
+            try:
+                event = await self._steps[self.state](self._wanted)
+            except BringUpFailed as error:
+                self._note(error.failure, self._wanted)
+                event = Event.FAILED
+            except TritonGone as error:
+                log.warning("triton is gone error=%s", error)
+                event = Event.TRITON_LOST
+            if self._changed.is_set():  # another assignment came meanwhile and has moved the state
+                return
+            self._move(event)
+
+    def _note(self, failure: PodFailure, wanted: Remembered) -> None:
+        """Keeps a failure for the report. A corrupt engine is removed, and fetched once more, not for ever."""
+        log.error("failed reason=%s message=%s", failure.reason, failure.message)
+        self._failures += 1
+        if failure.reason == ENGINE_CORRUPT:
+            self._disk.discard(wanted.assignment.engine_key)
+            self._corrupt += 1
+            failure = failure.model_copy(update={"retryable": self._corrupt <= REFETCHES})
+        self._failure = failure
+
+    def _move(self, event: Event) -> None:
+        before, self.state = self.state, next_state(self.state, event)
+        self._phases |= self._running_phase(before)
+        self._since = self._clock()
+        if self.state not in (PodState.FAILED, PodState.FETCHING):
+            self._failure = None
+        if self.state is PodState.READY:
+            self._failures = self._corrupt = self._lost_while_loading = 0
+        if event is Event.TRITON_LOST:
+            self._phases = {name: seconds for name, seconds in self._phases.items() if name not in ("load", "warmup")}
+        log.info("state event=%s from=%s to=%s", event.value, before.value, self.state.value)
+
+    def _running_phase(self, state: PodState | None = None) -> dict[str, float]:
+        name = PHASES.get(state or self.state)
+        if name is None:
+            return {}
+        return {name: round(self._phases.get(name, 0.0) + self._clock() - self._since, 4)}
+
+    # --------------------------------------------------------------------------------------- one step a state
+
+    async def _fetch(self, wanted: Remembered) -> Event:
+        assignment = wanted.assignment
+        if assignment.runtime != RUNTIME:
+            message = f"This image serves {RUNTIME}; the engine is for {assignment.runtime}: use that runtime's image."
+            raise BringUpFailed(ENGINE_LOAD_FAILED, message, retryable=False)
+        await self._files_came.wait()
+        files = self._wanted.files if self._wanted else wanted.files
+        key = assignment.engine_key
+        if is_whole(self._disk.engine(key), files):
+            corrupt = await asyncio.to_thread(find_corrupt, self._disk.engine(key), files)
+            if corrupt is None:
+                self._digests = {file.path: file.sha256 for file in files}
+                self._bytes_done = sum(file.size for file in files)
+                return Event.FETCHED
+            log.warning("engine on disk is corrupt, fetching it anew file=%s", corrupt)
+            self._disk.discard(key)
+        self._disk.keep_only(key)
+        fetch = Fetch(self._session, self._urls, files, self._disk.partial(key), self._on_bytes)
+        self._digests = await fetch.run()
+        return Event.FETCHED
+
+    def _on_bytes(self, count: int) -> None:
+        self._bytes_done = count
+
+    async def _verify(self, wanted: Remembered) -> Event:
+        key = wanted.assignment.engine_key
+        wrong = [file.path for file in wanted.files if self._digests.get(file.path) != file.sha256]
+        if wrong:
+            message = (
+                f"{wrong[0]} from the store is not what the engine's manifest says (its sha256 differs): "
+                "delete the Engine to build it again."
+            )
+            raise BringUpFailed(ENGINE_CORRUPT, message, retryable=True)
+        if self._disk.partial(key).exists():
+            self._disk.publish(key)
+        return Event.VERIFIED
+
+    async def _load(self, wanted: Remembered) -> Event:
+        self._disk.write_repository(make_repository(self._bundle(wanted)))
+        await self._triton.wait_live()
+        if await self._is_served(wanted):
+            return Event.LOADED
+        try:
+            await self._triton.load()
+        except TritonRefused as error:
+            raise BringUpFailed(
+                ENGINE_LOAD_FAILED, f"Triton cannot load the engine: {error}", retryable=True
+            ) from error
+        except TritonGone as error:
+            self._lost_while_loading += 1
+            if self._lost_while_loading < LOST_WHILE_LOADING:
+                raise
+            message = "Triton ends while it loads the engine: raise spec.serving.resources.limits.memory, see its log."
+            raise BringUpFailed(ENGINE_LOAD_FAILED, message, retryable=True) from error
+        return Event.LOADED
+
+    async def _warm(self, wanted: Remembered) -> Event:
+        await warm_up(self._triton, wanted.assignment.serving)
+        return Event.WARMED
+
+    async def _watch(self, wanted: Remembered) -> Event:
+        silent = 0
+        while silent < MISSED_PROBES:
+            await asyncio.sleep(WATCH_SECONDS)
+            ready = await self._triton.is_ready()
+            if ready is False:
+                return Event.TRITON_LOST
+            silent = 0 if ready else silent + 1
+        return Event.TRITON_LOST
+
+    async def _wait(self, wanted: Remembered) -> Event:
+        if self._failure is not None and not self._failure.retryable:
+            await asyncio.get_running_loop().create_future()  # until another assignment ends this task
+        await asyncio.sleep(decide_pause(self._failures))
+        return Event.RETRIED
+
+    def _bundle(self, wanted: Remembered) -> ModelBundle:
+        assignment = wanted.assignment
+        folder = self._disk.engine(assignment.engine_key)
+        return ModelBundle(assignment.model, assignment.engine_key, folder, assignment.serving)
+
+    async def _is_served(self, wanted: Remembered) -> bool:
+        parameters = await self._triton.parameters()
+        return parameters == make_parameters(self._bundle(wanted)) and bool(await self._triton.is_ready())

@@ -1,0 +1,234 @@
+"""Fetches an engine from the store by presigned URLs: pieces side by side, hashed as they arrive, resumable.
+
+The agent has no credential of the store. A URL that is refused has expired; the operator's next message brings another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+from hotstart.engines.pod_agent.disk import READ_BYTES, write_atomically
+from hotstart.engines.pod_agent.failures import (
+    DISK_FULL,
+    ENGINE_CORRUPT,
+    ENGINE_FETCH_FAILED,
+    STORE_UNREACHABLE,
+    BringUpFailed,
+)
+from hotstart.engines.pod_agent.ranges import Piece, contiguous, make_pieces, remaining
+from hotstart.exchange.messages import EngineFile
+
+log = logging.getLogger(__name__)
+PARALLEL = 4
+ATTEMPTS = 6  # of one piece
+URL_WAIT_SECONDS = 60.0  # for the operator to send URLs
+FIRST_PAUSE_SECONDS = 0.2  # doubles with each attempt
+BLOCK_BYTES = 256 * 1024
+TIMEOUT = aiohttp.ClientTimeout(total=120, connect=10, sock_read=20)
+PIECES_FILE = "pieces.json"
+
+
+class Refused(Exception):
+    """The store refuses this URL: it has expired, or was signed for something else."""
+
+
+class Transient(Exception):
+    """The store did not answer, broke off, or said that it cannot just now."""
+
+
+class UrlBook:
+    """The newest URLs, by path; the exchange writes them, the fetch waits for them."""
+
+    def __init__(self) -> None:
+        self._urls: dict[str, str] = {}
+        self._changed = asyncio.Condition()
+
+    async def update(self, files: tuple[EngineFile, ...]) -> None:
+        """Takes the URLs of a message."""
+        async with self._changed:
+            self._urls.update({file.path: file.url for file in files if file.url})
+            self._changed.notify_all()
+
+    async def get(self, path: str, refused: str = "") -> str:
+        """A URL for ``path`` other than ``refused``.
+
+        Raises:
+            BringUpFailed: the operator sent none in a minute.
+        """
+        try:
+            async with asyncio.timeout(URL_WAIT_SECONDS), self._changed:
+                await self._changed.wait_for(lambda: self._urls.get(path, refused) != refused)
+                return self._urls[path]
+        except TimeoutError:
+            message = f"No usable URL for {path} came from the operator in {URL_WAIT_SECONDS:.0f} s; is it running?"
+            raise BringUpFailed(ENGINE_FETCH_FAILED, message, retryable=True) from None
+
+
+@dataclass
+class Fetch:
+    """One engine's way from the store into ``folder``. ``on_bytes`` hears how many bytes are there."""
+
+    session: aiohttp.ClientSession
+    urls: UrlBook
+    files: tuple[EngineFile, ...]
+    folder: Path
+    on_bytes: Callable[[int], None] = lambda count: None
+    _sizes: dict[str, int] = field(init=False)
+    _done: set[Piece] = field(default_factory=set)
+    _there: int = 0
+    _advanced: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._sizes = {file.path: file.size for file in self.files}
+
+    async def run(self) -> dict[str, str]:
+        """Fetches what is missing; path -> sha256 in hex of each file as it arrived.
+
+        Raises:
+            BringUpFailed: the store refuses or stays away, or the disk is full.
+        """
+        try:
+            pieces = self._prepare()
+            todo: asyncio.Queue[Piece] = asyncio.Queue()
+            for piece in remaining(pieces, frozenset(piece.name for piece in self._done)):
+                todo.put_nowait(piece)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(PARALLEL):
+                    group.create_task(self._work(todo))
+                hashing = [group.create_task(self._hash(file)) for file in self.files]
+            return {file.path: task.result() for file, task in zip(self.files, hashing, strict=True)}
+        except ExceptionGroup as group_of:
+            raise _explain(group_of.exceptions[0], self.files) from group_of
+        except OSError as error:
+            raise _explain(error, self.files) from error
+
+    def _prepare(self) -> tuple[Piece, ...]:
+        pieces = make_pieces(self.files)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            names = set(json.loads((self.folder / PIECES_FILE).read_text()))
+        except (FileNotFoundError, ValueError):
+            names = set()
+        for file in self.files:
+            path = self.folder / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.stat().st_size != file.size:
+                names = {name for name in names if name.rpartition(":")[0] != file.path}
+                with path.open("wb") as output:
+                    if file.size:
+                        os.posix_fallocate(output.fileno(), 0, file.size)  # a full disk shows here and not later
+        self._done = {piece for piece in pieces if piece.name in names}
+        self._there = sum(piece.size for piece in self._done)
+        self.on_bytes(self._there)
+        return pieces
+
+    async def _work(self, todo: asyncio.Queue[Piece]) -> None:
+        while not todo.empty():
+            piece = todo.get_nowait()
+            await self._fetch(piece)
+            self._done.add(piece)
+            done = json.dumps(sorted(finished.name for finished in self._done))
+            write_atomically(self.folder / PIECES_FILE, done)
+            self._advanced.set()
+
+    async def _fetch(self, piece: Piece) -> None:
+        """Fetches one piece, with other attempts and other URLs as needed."""
+        refused = ""
+        for attempt in range(ATTEMPTS):
+            url = await self.urls.get(piece.path, refused)
+            before = self._there
+            try:
+                await self._fetch_once(piece, url)
+                return
+            except Refused as error:
+                log.info("url refused, waiting for another path=%s error=%s", piece.path, error)
+                refused = url
+                last: Exception = error
+            except (Transient, aiohttp.ClientError, TimeoutError) as error:
+                log.warning("fetch failed path=%s attempt=%d error=%r", piece.name, attempt + 1, error)
+                last = error
+                await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
+            self._count(before - self._there)
+        reason = ENGINE_FETCH_FAILED if isinstance(last, Refused) else STORE_UNREACHABLE
+        message = f"{piece.path} could not be fetched from the store in {ATTEMPTS} attempts, at last: {last}"
+        raise BringUpFailed(reason, message, retryable=True)
+
+    async def _fetch_once(self, piece: Piece, url: str) -> None:
+        async with self.session.get(url, headers={"Range": piece.header}, timeout=TIMEOUT) as response:
+            _check_answer(response, piece, self._sizes[piece.path])
+            received = 0
+            with (self.folder / piece.path).open("r+b", buffering=0) as output:
+                output.seek(piece.start)
+                async for block in response.content.iter_chunked(BLOCK_BYTES):
+                    received += len(block)
+                    if received > piece.size:
+                        raise Transient(f"more than the {piece.size} bytes asked for")
+                    output.write(block)
+                    self._count(len(block))
+            if received != piece.size:
+                raise Transient(f"{received} of {piece.size} bytes")
+
+    async def _hash(self, file: EngineFile) -> str:
+        """sha256 of a file, read behind the arriving pieces while they are still in memory."""
+        digest = hashlib.sha256()
+        position = 0
+        with (self.folder / file.path).open("rb") as content:
+            while position < file.size:
+                ready = contiguous(file.size, ((p.start, p.end) for p in self._done if p.path == file.path))
+                if ready == position:
+                    self._advanced.clear()
+                    await self._advanced.wait()
+                    continue
+                while position < ready:
+                    block = content.read(min(READ_BYTES, ready - position))
+                    await asyncio.to_thread(digest.update, block)
+                    position += len(block)
+        return digest.hexdigest()
+
+    def _count(self, count: int) -> None:
+        self._there += count
+        self.on_bytes(self._there)
+
+
+def _check_answer(response: aiohttp.ClientResponse, piece: Piece, size: int) -> None:
+    status = response.status
+    if status == 206:
+        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if total.isdigit() and int(total) != size:
+            raise _wrong_size(piece.path, f"{total} bytes", size)
+        return
+    if status == 200 and piece.start == 0 and piece.end == size:
+        return
+    if status == 416:
+        raise _wrong_size(piece.path, "fewer bytes", size)
+    if status in (401, 403):
+        raise Refused(f"status {status}")
+    if status == 404:
+        message = f"{piece.path} is no longer in the store (status 404): delete the Engine, and it is built again."
+        raise BringUpFailed(ENGINE_FETCH_FAILED, message, retryable=True)
+    raise Transient(f"status {status}")
+
+
+def _wrong_size(path: str, found: str, size: int) -> BringUpFailed:
+    message = f"{path} has {found} in the store, not the {size} of its manifest: delete the Engine to build it again."
+    return BringUpFailed(ENGINE_CORRUPT, message, retryable=True)
+
+
+def _explain(error: Exception, files: tuple[EngineFile, ...]) -> Exception:
+    """What to raise for the first failure of a fetch."""
+    size = sum(file.size for file in files)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"No room for the engine's {size / 1e6:.0f} MB on the pod's disk: free space on the node."
+        return BringUpFailed(DISK_FULL, message, retryable=True)
+    if isinstance(error, OSError):
+        return BringUpFailed(ENGINE_FETCH_FAILED, f"The engine cannot be written: {error}", retryable=True)
+    return error
