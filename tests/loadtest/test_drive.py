@@ -293,7 +293,7 @@ async def test_a_fault_of_our_own_ends_the_run_loudly(server: FakeServer, monkey
     def broken(*_: object) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr("hotstart.loadtest.send._note_completion", broken)
+    monkeypatch.setattr("hotstart.loadtest.answer._usage_tokens", broken)
     with pytest.raises(LookupError, match="a bug"):
         await run_load(make_plan(server, rate=50, duration=600))
 

@@ -14,7 +14,7 @@ from hotstart.loadtest.pacing import Clock, make_clock
 from hotstart.loadtest.plan import LoadPlan
 from hotstart.loadtest.result import LoadResult
 from hotstart.loadtest.sample import Outcome, Progress, Sample
-from hotstart.loadtest.send import Sender, make_bodies, make_session
+from hotstart.loadtest.send import Sender, make_requests
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -67,76 +67,46 @@ async def run_load(
     Failures of requests are in the result; nothing about the server raises.
     """
     started_at = datetime.now(UTC)
-    bodies = make_bodies(plan)
+    requests = make_requests(plan)
     own_clock = clock or make_clock()
     stop = stop or asyncio.Event()
     tally = _Tally(len(plan.arrivals), progress)
     try:
-        async with make_session(plan, own_clock) as session:
-            start = own_clock.now() if start_at is None else start_at
-            sender = Sender(plan, session, own_clock, start)
-            reporter = asyncio.create_task(_report_progress(tally, own_clock, start))
-            try:
-                await _send_all(plan.arrivals, bodies, sender, own_clock, start, tally, stop)
-            finally:
-                reporter.cancel()
-            ran_s = max(own_clock.now() - start, 0.0)
-            tally.tell(ran_s)
+        start = own_clock.now() if start_at is None else start_at
+        sender = Sender(plan, own_clock, start, tally.add)
+        work = asyncio.create_task(_send_all(plan.arrivals, requests, sender, own_clock, tally))
+        stopped = asyncio.create_task(stop.wait())
+        reporter = asyncio.create_task(_report_progress(tally, own_clock, start))
+        try:
+            ends: set[asyncio.Future[Any]] = {work, stopped, sender.fault}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _end_tasks([work, stopped, reporter])
+            await sender.close()
+        ran_s = max(own_clock.now() - start, 0.0)
+        tally.tell(ran_s)
     finally:
         if clock is None:
             own_clock.close()
+    for done in (work, sender.fault):  # a fault of this program ends the run with its own exception
+        if not done.cancelled():
+            done.result()
     samples = tuple(sorted(tally.samples, key=lambda sample: sample.intended))
     return LoadResult(plan, samples, started_at, ran_s, interrupted=stop.is_set())
 
 
 async def _send_all(
-    arrivals: tuple[Arrival, ...],
-    bodies: list[bytes],
-    sender: Sender,
-    clock: Clock,
-    start: float,
-    tally: _Tally,
-    stop: asyncio.Event,
+    arrivals: tuple[Arrival, ...], requests: list[bytes], sender: Sender, clock: Clock, tally: _Tally
 ) -> None:
-    in_flight: set[asyncio.Task[Sample]] = set()
-    faults: list[BaseException] = []
-
-    def land(task: asyncio.Task[Sample]) -> None:
-        in_flight.discard(task)
-        if task.cancelled():  # before its first step: it was never sent
-            return
-        if (fault := task.exception()) is not None:
-            faults.append(fault)
-        else:
-            tally.add(task.result())
-
-    async def dispatch() -> None:
-        for arrival, body in zip(arrivals, bodies, strict=True):
-            intended = start + arrival.offset
-            if clock.now() < intended:
-                await clock.sleep_until(intended)
-            elif tally.sent % _BURST == _BURST - 1:
-                await asyncio.sleep(0)
-            if faults:
-                return
-            task = asyncio.create_task(sender.send_request(arrival, body))
-            in_flight.add(task)
-            task.add_done_callback(land)
-            tally.sent += 1
-        while in_flight:
-            await asyncio.wait(in_flight)
-
-    work = asyncio.create_task(dispatch())
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            await work
-    finally:
-        await _end_tasks([work, stopped])
-        await _end_tasks(list(in_flight))
-    if faults:  # send_request turns all that a server can do into samples; what it raises is a fault of this program
-        raise faults[0]
+    for arrival, request in zip(arrivals, requests, strict=True):
+        intended = sender.start + arrival.offset
+        if clock.now() < intended:
+            await clock.sleep_until(intended)
+        elif tally.sent % _BURST == _BURST - 1:
+            await asyncio.sleep(0)
+        tally.sent += 1
+        sender.send(arrival, request)
+    await sender.wait_for_all()
 
 
 async def _end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
@@ -144,7 +114,6 @@ async def _end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    await asyncio.sleep(0)  # the done callbacks have their turn
 
 
 async def _report_progress(tally: _Tally, clock: Clock, start: float) -> None:

@@ -45,11 +45,14 @@ class LoadPlan:
             raise ValueError("there is no prompt to send")
         if self.cancel_after_s is None and any(arrival.cancel for arrival in self.arrivals):
             raise ValueError("--cancel-fraction needs --cancel-after, such as --cancel-after 100ms")
+        for name, value in self.headers.items():
+            if not (name + value).isprintable() or not (name + value).isascii() or ":" in name or " " in name:
+                raise ValueError(f"--header {name!r}: a name without spaces and a value in printable ASCII is wanted")
         for name in ("timeout_s", "drift_limit_s", "cancel_after_s", "slo_s"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
+            seconds = getattr(self, name)
+            if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
                 option = name.removesuffix("_s").replace("_", "-")
-                raise ValueError(f"--{option} must be longer than zero, not {value:g}s")
+                raise ValueError(f"--{option} must be longer than zero, not {seconds:g}s")
 
     @property
     def planned_s(self) -> float:
@@ -95,6 +98,8 @@ def normalise_url(url: str) -> str:
         _ = parts.port  # a port outside 0..65535 shows only here
     except ValueError as error:
         raise ValueError(f"--url {url!r}: {error}") from None
+    if parts.username is not None or not url.isascii() or not url.strip().isprintable() or " " in url.strip():
+        raise ValueError(f"--url {url!r} must hold printable ASCII and no user name; give keys by --header")
     if parts.query or parts.fragment:
         raise ValueError(f"--url {url!r} must end before any ? or #; write it as http://host:port")
     path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/v1").rstrip("/")

@@ -18,8 +18,8 @@ class Sample(NamedTuple):
     """One request. Times in seconds.
 
     intended: when it was meant to leave, from the start of the run.
-    drift: how much later it left: its bytes handed to the operating system, less the time that the server took to
-        accept a new connection. Lateness of the generator only.
+    drift: how much later it left: the instant its bytes were handed to the transport, less the time that opening a
+        new connection took. Lateness of the generator only.
     first_token: from the intended time to the first text, when streaming.
     latency: from the intended time to the last byte (ok), the failure, or the client's hanging up.
     outcome: an Outcome. reason: of a failure, such as `http_503`, else empty. detail: what the server said.

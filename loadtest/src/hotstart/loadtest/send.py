@@ -1,55 +1,30 @@
-"""One request over the wire: sent, read to its last byte, timed and judged. `drive` decides when; this file does it."""
+"""One request over the wire: written, read to its last byte, timed and judged. `drive` decides when; this file does it.
+
+A request in flight is a Flight. Its instants are taken in the calls that bring the bytes, so that a queue of waiting
+tasks never shows as latency of the server.
+"""
 
 import asyncio
 import json
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
-import aiohttp
+from hotstart.loadtest.answer import AnswerReader, RequestFailed
 from hotstart.loadtest.arrivals import Arrival
+from hotstart.loadtest.connection import BadHttp, Connection, ConnectionPool
 from hotstart.loadtest.pacing import Clock
 from hotstart.loadtest.plan import LoadPlan
 from hotstart.loadtest.prompts import fit_prompt
 from hotstart.loadtest.sample import Outcome, Sample
-from yarl import URL
 
 _DETAIL_CHARACTERS = 200
 
 
-class RequestFailed(Exception):
-    """A request that got no good completion. `reason` is a short stable word, `detail` what is known of the cause."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail[:_DETAIL_CHARACTERS]
-
-
-@dataclass(slots=True)
-class Flight:
-    """A request on its way; instants in seconds of the run's clock."""
-
-    arrival: Arrival
-    intended: float
-    started: float = 0.0
-    sent: float | None = None
-    connect_began: float | None = None
-    connect_s: float = 0.0
-    first_token: float | None = None
-    tokens: int | None = None
-    chunks: int = field(default=0)
-
-    def drift(self) -> float:
-        """Return the generator's lateness in seconds (see Sample.drift)."""
-        left = self.started if self.sent is None else self.sent - self.connect_s
-        return max(left - self.intended, 0.0)
-
-
-def make_bodies(plan: LoadPlan) -> list[bytes]:
-    """Return the JSON body of each arrival, made ahead so that sending costs as little as it can."""
+def make_requests(plan: LoadPlan) -> list[bytes]:
+    """Return the bytes of each arrival's request, head and body, made ahead so that sending costs next to nothing."""
     made: dict[tuple[int, int, int | None], bytes] = {}
-    bodies: list[bytes] = []
+    requests: list[bytes] = []
+    head = _make_head(plan)
     for arrival in plan.arrivals:
         key = (arrival.prompt, arrival.max_tokens, arrival.context_tokens)
         if key not in made:
@@ -60,158 +35,178 @@ def make_bodies(plan: LoadPlan) -> list[bytes]:
                 "stream": plan.stream,
                 "temperature": 0,
             }
-            made[key] = json.dumps(body, ensure_ascii=False).encode()
-        bodies.append(made[key])
-    return bodies
+            encoded = json.dumps(body).encode()
+            made[key] = head + b"Content-Length: %d\r\n\r\n%b" % (len(encoded), encoded)
+        requests.append(made[key])
+    return requests
 
 
-def make_session(plan: LoadPlan, clock: Clock) -> aiohttp.ClientSession:
-    """Return a session without a bound on connections, which notes on each Flight when its bytes really left."""
-    trace = aiohttp.TraceConfig()
-
-    async def note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.sent = clock.now()
-
-    async def note_connecting(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.connect_began = clock.now()
-
-    async def note_connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
-        flight: Flight = context.trace_request_ctx
-        if flight.connect_began is not None:
-            flight.connect_s += clock.now() - flight.connect_began
-
-    trace.on_request_chunk_sent.append(note_sent)
-    trace.on_connection_create_start.append(note_connecting)
-    trace.on_connection_create_end.append(note_connected)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `send_request` holds the only deadline
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Content-Type": "application/json", **plan.headers},
-        trace_configs=[trace],
-        read_bufsize=2**18,
-    )
+def _make_head(plan: LoadPlan) -> bytes:
+    parts = urlsplit(plan.url)
+    headers = {
+        "Host": parts.netloc,
+        "User-Agent": "hotstart-loadtest",
+        "Accept": "text/event-stream" if plan.stream else "application/json",
+        "Content-Type": "application/json",
+        **plan.headers,
+    }
+    lines = [f"POST {parts.path}/v1/completions HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "".join(line + "\r\n" for line in lines).encode("latin-1")
 
 
 class Sender:
-    """Sends the requests of one plan over one session. `start` is the run's instant zero on `clock`."""
+    """Sends the requests of one plan. `start` is the run's instant zero on `clock`, in seconds.
 
-    def __init__(self, plan: LoadPlan, session: aiohttp.ClientSession, clock: Clock, start: float) -> None:
-        self._plan = plan
-        self._session = session
-        self._clock = clock
-        self._start = start
-        self._url = URL(plan.url + "/v1/completions")
+    land: called with the sample of each request when it ends. fault: a future that gets the exception when something
+    in this program is broken; what a server does is in the samples.
+    """
 
-    async def send_request(self, arrival: Arrival, body: bytes) -> Sample:
-        """Send one request and return its sample; never raises but for what is a fault of this program.
+    def __init__(self, plan: LoadPlan, clock: Clock, start: float, land: Callable[[Sample], None]) -> None:
+        self.plan = plan
+        self.clock = clock
+        self.start = start
+        self.pool = ConnectionPool(plan.url)
+        self.loop = asyncio.get_running_loop()
+        self.fault: asyncio.Future[None] = self.loop.create_future()
+        self._land = land
+        self._in_flight: set[Flight] = set()
+        self._all_landed = asyncio.Event()
+        self._all_landed.set()
 
-        Cancelling the task that runs it (the run is interrupted) gives a sample too, with the outcome UNFINISHED.
-        """
-        flight = Flight(arrival, intended=self._start + arrival.offset, started=self._clock.now())
-        outcome, reason, detail = await self._judge(flight, body)
-        return Sample(
-            intended=arrival.offset,
-            drift=flight.drift(),
-            latency=self._clock.now() - flight.intended,
+    def send(self, arrival: Arrival, request: bytes) -> None:
+        """Write the request now, or as soon as a connection stands; returns at once."""
+        flight = Flight(self, arrival)
+        self._in_flight.add(flight)
+        self._all_landed.clear()
+        flight.launch(request)
+
+    def land(self, flight: "Flight", sample: Sample) -> None:
+        """Take the sample of a flight that has ended."""
+        self._in_flight.discard(flight)
+        self._land(sample)
+        if not self._in_flight:
+            self._all_landed.set()
+
+    def report_fault(self, fault: BaseException) -> None:
+        """Remember the first fault of this program."""
+        if not self.fault.done():
+            self.fault.set_exception(fault)
+
+    async def wait_for_all(self) -> None:
+        """Return when nothing is in flight."""
+        await self._all_landed.wait()
+
+    async def close(self) -> None:
+        """Give up what is in flight, as UNFINISHED, and close all connections."""
+        connecting = [flight.connecting for flight in self._in_flight if flight.connecting is not None]
+        for flight in tuple(self._in_flight):
+            flight.give_up(Outcome.UNFINISHED)
+        await asyncio.gather(*connecting, return_exceptions=True)
+        await self.pool.close()
+        if not self.fault.done():
+            self.fault.cancel()
+
+
+class Flight:
+    """A request on its way; instants in seconds of the run's clock. It is the Receiver of its connection."""
+
+    def __init__(self, sender: Sender, arrival: Arrival) -> None:
+        plan = sender.plan
+        self.connecting: asyncio.Task[None] | None = None
+        self._sender = sender
+        self._arrival = arrival
+        self._intended = sender.start + arrival.offset
+        self._hangs_up = arrival.cancel and (plan.cancel_after_s or 0) < plan.timeout_s
+        self._allowed_s = (plan.cancel_after_s or 0) if self._hangs_up else plan.timeout_s
+        self._reader = AnswerReader(stream=plan.stream)
+        self._connection: Connection | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._left = 0.0
+        self._first_token: float | None = None
+        self._landed = False
+
+    def launch(self, request: bytes) -> None:
+        """Write the request to a standing connection, or begin to open one."""
+        connection = self._sender.pool.take()
+        if connection is not None:
+            self._write(connection, request, waited_s=0.0)
+        else:
+            self._left = self._sender.clock.now()
+            self.connecting = self._sender.loop.create_task(self._connect(request))
+        if not self._landed:
+            rest = self._intended + self._allowed_s - self._sender.clock.now()
+            self._alarm = self._sender.loop.call_later(max(rest, 0.0), self._expire)
+
+    def give_up(self, outcome: Outcome, reason: str = "", detail: str = "") -> None:
+        """Hang up and land with `outcome`."""
+        if self._connection is not None:
+            self._connection.abort()
+        if self.connecting is not None:
+            self.connecting.cancel()
+        self._end(outcome, reason, detail)
+
+    def received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        if self._first_token is None and self._reader.chunks:
+            self._first_token = self._sender.clock.now() - self._intended
+
+    def finished(self, status: int) -> None:
+        latency = self._sender.clock.now() - self._intended
+        try:
+            self._reader.end(status)
+        except RequestFailed as failure:
+            self._end(Outcome.FAILED, failure.reason, failure.detail, latency)
+        except Exception as fault:  # noqa: BLE001 - asyncio would only log it; `drive` ends the run with it
+            self._sender.report_fault(fault)
+        else:
+            self._end(Outcome.OK, latency=latency)
+
+    def lost(self, error: Exception | None, *, began: bool) -> None:
+        if isinstance(error, BadHttp):
+            self._end(Outcome.FAILED, "bad_response", str(error))
+        elif error is not None and not isinstance(error, OSError):
+            self._sender.report_fault(error)
+        else:
+            detail = str(error) if error is not None else "the server closed the connection"
+            self._end(Outcome.FAILED, "cut_short" if began else "connection_lost", detail)
+
+    async def _connect(self, request: bytes) -> None:
+        began = self._sender.clock.now()
+        try:
+            connection = await self._sender.pool.open()
+        except OSError as error:
+            self._end(Outcome.FAILED, "connect", str(error))
+            return
+        self._write(connection, request, waited_s=self._sender.clock.now() - began)
+
+    def _write(self, connection: Connection, request: bytes, *, waited_s: float) -> None:
+        self._connection = connection
+        self._left = self._sender.clock.now() - waited_s
+        connection.start(request, self)
+
+    def _expire(self) -> None:
+        if self._hangs_up:
+            self.give_up(Outcome.CANCELLED)
+        else:
+            detail = f"no last byte within {self._allowed_s:g} s of the intended time"
+            self.give_up(Outcome.FAILED, "timeout", detail)
+
+    def _end(self, outcome: Outcome, reason: str = "", detail: str = "", latency: float | None = None) -> None:
+        if self._landed:
+            return
+        self._landed = True
+        self._connection = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+        sample = Sample(
+            intended=self._arrival.offset,
+            drift=max(self._left - self._intended, 0.0),
+            latency=self._sender.clock.now() - self._intended if latency is None else latency,
             outcome=outcome,
             reason=reason,
-            detail=detail,
-            first_token=None if flight.first_token is None else flight.first_token - flight.intended,
-            tokens=flight.tokens,
-            chunks=flight.chunks,
+            detail=detail[:_DETAIL_CHARACTERS],
+            first_token=self._first_token,
+            tokens=self._reader.tokens,
+            chunks=self._reader.chunks,
         )
-
-    async def _judge(self, flight: Flight, body: bytes) -> tuple[Outcome, str, str]:
-        hangs_up = flight.arrival.cancel and (self._plan.cancel_after_s or 0) < self._plan.timeout_s
-        allowed = (self._plan.cancel_after_s or 0) if hangs_up else self._plan.timeout_s
-        deadline = asyncio.get_running_loop().time() + flight.intended + allowed - self._clock.now()
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._exchange(flight, body)
-        except TimeoutError:
-            if hangs_up:
-                return Outcome.CANCELLED, "", ""
-            return Outcome.FAILED, "timeout", f"no last byte within {allowed:g} s of the intended time"
-        except asyncio.CancelledError:
-            return Outcome.UNFINISHED, "", ""
-        except RequestFailed as failure:
-            return Outcome.FAILED, failure.reason, failure.detail
-        except aiohttp.ClientConnectorError as error:
-            return Outcome.FAILED, "connect", str(error)[:_DETAIL_CHARACTERS]
-        except aiohttp.ClientPayloadError as error:
-            return Outcome.FAILED, "cut_short", str(error)[:_DETAIL_CHARACTERS]
-        except (aiohttp.ClientError, OSError) as error:
-            return Outcome.FAILED, "connection_lost", (str(error) or repr(error))[:_DETAIL_CHARACTERS]
-        return Outcome.OK, "", ""
-
-    async def _exchange(self, flight: Flight, body: bytes) -> None:
-        async with self._session.post(self._url, data=body, trace_request_ctx=flight) as response:
-            if response.status != 200:
-                text = await response.read()
-                raise RequestFailed(f"http_{response.status}", _error_message(text))
-            if self._plan.stream:
-                await self._read_stream(flight, response)
-            else:
-                _note_completion(flight, await response.read())
-
-    async def _read_stream(self, flight: Flight, response: aiohttp.ClientResponse) -> None:
-        finished = False
-        async for line in response.content:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                finished = True
-                continue
-            event = _parse_object(data)
-            if "error" in event:
-                raise RequestFailed("stream_error", _error_message(data))
-            if _text_of(event):
-                flight.chunks += 1
-                if flight.first_token is None:
-                    flight.first_token = self._clock.now()
-            flight.tokens = _usage_tokens(event) or flight.tokens
-        if not finished:
-            raise RequestFailed("cut_short", "the stream ended without data: [DONE]")
-
-
-def _note_completion(flight: Flight, text: bytes) -> None:
-    completion = _parse_object(text)
-    if not isinstance(completion.get("choices"), list) or not completion["choices"]:
-        raise RequestFailed("bad_response", f"no choices in the answer: {text[:120]!r}")
-    flight.tokens = _usage_tokens(completion)
-
-
-def _parse_object(text: bytes) -> dict[str, Any]:
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        raise RequestFailed("bad_response", f"the answer is no JSON: {text[:120]!r}") from None
-    if not isinstance(parsed, dict):
-        raise RequestFailed("bad_response", f"the answer is no JSON object: {text[:120]!r}")
-    return parsed
-
-
-def _text_of(event: dict[str, Any]) -> str:
-    choices = event.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return ""
-    return str(choices[0].get("text") or "")
-
-
-def _usage_tokens(parsed: dict[str, Any]) -> int | None:
-    usage = parsed.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) else None
-
-
-def _error_message(text: bytes) -> str:
-    """Return the message of an error in OpenAI's shape, else the beginning of the text."""
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        return text[:_DETAIL_CHARACTERS].decode(errors="replace")
-    error = parsed.get("error") if isinstance(parsed, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message or parsed)
+        self._sender.land(self, sample)
