@@ -2,6 +2,7 @@
 
 import pytest
 from hotstart.loadtest.histogram import quantile
+from hotstart.loadtest.machine import parse_processor_times, stolen_share
 from hotstart.loadtest.sample import Outcome, Sample
 from hotstart.loadtest.summary import decide_void, make_quantiles, summarise
 from hypothesis import given
@@ -102,3 +103,19 @@ def test_a_run_that_sent_nothing_is_void_and_has_no_figures() -> None:
 def test_one_late_request_in_a_hundred_does_not_void_a_run_and_two_do() -> None:
     assert decide_void(make_quantiles([0.0] * 99 + [1.0]), 0.005) == ""
     assert decide_void(make_quantiles([0.0] * 98 + [1.0] * 2), 0.005) != ""
+
+
+def test_a_void_run_names_the_hypervisor_when_it_took_the_processors_away() -> None:
+    late = make_quantiles([0.02] * 10)
+    assert "hypervisor kept 22% of" in decide_void(late, 0.005, stolen=0.22)
+    assert "hypervisor" not in decide_void(late, 0.005, stolen=0.01)
+    assert "hypervisor" not in decide_void(late, 0.005, stolen=None)
+
+
+def test_stolen_time_is_the_eighth_counter_of_the_processors() -> None:
+    before = parse_processor_times("cpu  100 0 100 800 0 0 0 0 0 0")
+    after = parse_processor_times("cpu  150 0 120 810 0 0 0 20 50 0")
+    assert stolen_share(before, after) == pytest.approx(0.2)
+    assert stolen_share(before, before) is None
+    assert stolen_share(None, after) is None
+    assert parse_processor_times("cpu 1 2 3") is None

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hotstart.loadtest.fleet import run_in_processes
+from hotstart.loadtest.machine import describe_machine
 from hotstart.loadtest.null_server import serve_nothing
 from hotstart.loadtest.plan import make_constant_plan
-from hotstart.loadtest.result import LoadResult, describe_machine
+from hotstart.loadtest.result import LoadResult
 
 _STEPS_AFTER_FIRST_MISS = 4
-_RUN_KEYS = ("rate", "drift_p50_ms", "drift_p99_ms", "p50_ms", "p99_ms", "failed")
+_RUN_KEYS = ("rate", "drift_p50_ms", "drift_p99_ms", "p50_ms", "p99_ms", "failed", "machine_stolen")
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._parser: httptools.HttpResponseParser | None = None
+        self._status = 0
         self._head_came = False
         self._until_close = False
         self._complete = False
@@ -110,28 +111,36 @@ class Connection(asyncio.Protocol):
             self._until_close = False
 
     def on_headers_complete(self) -> None:
-        self._head_came = True
+        assert self._parser is not None
+        if self._complete:  # a second answer to one request: the first stands, and the connection is not to be trusted
+            self._reusable = False
+            return
+        self._status = self._parser.get_status_code()
+        self._head_came = self._status >= 200
 
     def on_body(self, data: bytes) -> None:
-        if self._receiver is not None:
+        if self._receiver is not None and not self._complete:
             self._receiver.received(data)
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
+        if self._complete:
+            return
+        if self._status < 200:  # an interim answer, such as 100 Continue; the answer follows
+            self._until_close = True
+            return
         self._complete = True
         self._reusable = self._parser.should_keep_alive()
 
     def _finish(self, reusable: bool) -> None:
         assert self._receiver is not None
-        assert self._parser is not None
         receiver, self._receiver = self._receiver, None
-        status = self._parser.get_status_code()
         self._parser = None  # it holds this connection in a cycle
         if reusable and self.usable:
             self._pool.put_back(self)
         elif self._transport is not None:
             self._transport.close()
-        receiver.finished(status)
+        receiver.finished(self._status)
 
 
 class ConnectionPool:

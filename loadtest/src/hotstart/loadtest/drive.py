@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hotstart.loadtest.arrivals import Arrival
+from hotstart.loadtest.machine import gather_processor_times, stolen_share
 from hotstart.loadtest.pacing import Clock, make_clock
 from hotstart.loadtest.plan import LoadPlan
 from hotstart.loadtest.result import LoadResult
@@ -71,6 +72,7 @@ async def run_load(
     own_clock = clock or make_clock()
     stop = stop or asyncio.Event()
     tally = _Tally(len(plan.arrivals), progress)
+    times_before = gather_processor_times()
     try:
         start = own_clock.now() if start_at is None else start_at
         sender = Sender(plan, own_clock, start, tally.add)
@@ -92,7 +94,8 @@ async def run_load(
         if not done.cancelled():
             done.result()
     samples = tuple(sorted(tally.samples, key=lambda sample: sample.intended))
-    return LoadResult(plan, samples, started_at, ran_s, interrupted=stop.is_set())
+    stolen = stolen_share(times_before, gather_processor_times())
+    return LoadResult(plan, samples, started_at, ran_s, interrupted=stop.is_set(), stolen=stolen)
 
 
 async def _send_all(

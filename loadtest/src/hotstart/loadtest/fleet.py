@@ -80,6 +80,7 @@ def merge_results(plan: LoadPlan, results: list[LoadResult]) -> LoadResult:
         processes=len(results),
         interrupted=any(result.interrupted for result in results),
         realtime=all(result.realtime for result in results),
+        stolen=max((result.stolen for result in results if result.stolen is not None), default=None),
     )
 
 

@@ -1,7 +1,8 @@
 """The report that a person reads. Pure but for the console it is drawn on; `LoadResult.to_json` is that of programs."""
 
 from hotstart.loadtest.durations import format_milliseconds
-from hotstart.loadtest.result import LoadResult, describe_machine
+from hotstart.loadtest.machine import describe_machine
+from hotstart.loadtest.result import LoadResult
 from hotstart.loadtest.summary import Quantiles
 from rich.console import Console
 from rich.markup import escape

@@ -1,13 +1,11 @@
 """The outcome of a run as one value, and as the flat JSON that programs read."""
 
-import platform
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from os import cpu_count
-from pathlib import Path
 from typing import Any
 
+from hotstart.loadtest.machine import describe_machine
 from hotstart.loadtest.plan import LoadPlan
 from hotstart.loadtest.sample import Sample
 from hotstart.loadtest.summary import Quantiles, Summary, summarise
@@ -18,6 +16,7 @@ class LoadResult:
     """A run that has ended. `processes`: how many sent. `interrupted`: it was ended before its schedule.
 
     `ran_s`: seconds from the start until sending ended. `realtime`: the senders ran ahead of ordinary processes.
+    `stolen`: share of the machine's processor time, 0 to 1, that its hypervisor gave to others; None if unknown.
     """
 
     plan: LoadPlan
@@ -27,6 +26,7 @@ class LoadResult:
     processes: int = 1
     interrupted: bool = False
     realtime: bool = False
+    stolen: float | None = None
 
     @cached_property
     def summary(self) -> Summary:
@@ -36,6 +36,7 @@ class LoadResult:
             schedule_s=min(self.plan.planned_s, self.ran_s) if self.interrupted else self.plan.planned_s,
             drift_limit_s=self.plan.drift_limit_s,
             slo_s=self.plan.slo_s,
+            stolen=self.stolen,
         )
 
     @property
@@ -80,27 +81,9 @@ class LoadResult:
             "void_reason": summary.void_reason,
             "slo_ms": None if self.plan.slo_s is None else self.plan.slo_s * 1e3,
             "slo_attainment": None if summary.slo_attainment is None else round(summary.slo_attainment, 6),
+            "machine_stolen": None if self.stolen is None else round(self.stolen, 4),
             **describe_machine(),
         }
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what the figures of a run hang on: cores, processor, kernel, Python. No name of a host or a person."""
-    return {
-        "machine_cores": cpu_count(),
-        "machine_processor": _processor_name(),
-        "machine_system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
 
 
 def _in_milliseconds(prefix: str, quantiles: Quantiles) -> dict[str, float | None]:
