@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hotstart.loadtest.result import describe_machine
+from hotstart.loadtest.machine import describe_machine
 
 FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench"
 

@@ -20,7 +20,7 @@ from hotstart.demo import load, stage
 from hotstart.demo.kube import Kube
 from hotstart.demo.story import Changes, StepFailed, Story
 from hotstart.demo.watch import cold_start, is_ready, wait_for_model
-from hotstart.loadtest.result import describe_machine
+from hotstart.loadtest.machine import describe_machine
 
 MODEL = load.MODEL
 PROMPT = '''def fibonacci(n: int) -> int:
