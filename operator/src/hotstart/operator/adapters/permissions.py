@@ -1,59 +1,48 @@
-"""What the operator needs of RBAC, as values: the Helm chart grants this and nothing else, and a test compares the two.
+"""What the operator may do and no more: the chart's roles are compared with this list.
 
-Stands beside the adapters because they alone call the API server: a new call there is a new line here.
+``scope`` is "models" (in every namespace whose models are served), "cluster" (what has no namespace) or "own" (the
+operator's own namespace). A rule with names is limited to objects of these names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Literal
 
 from hotstart.exchange.names import GROUP, KEYS_CONFIGMAP, LEASE, SIGNING_SECRET
 
 
-class Scope(StrEnum):
-    """Where a permission holds."""
-
-    MODELS = "models"  # wherever models are: the whole cluster, or the watched namespaces only
-    CLUSTER = "cluster"  # what has no namespace
-    OWN = "own"  # the operator's own namespace only
-
-
 @dataclass(frozen=True)
 class Permission:
-    """Verbs on one resource; with ``names``, on the objects of these names only."""
+    """Verbs on one resource."""
 
-    scope: Scope
     group: str
     resource: str
     verbs: tuple[str, ...]
+    scope: Literal["models", "cluster", "own"]
     names: tuple[str, ...] = ()
 
 
-READ = ("get", "list", "watch")
-
-#: RBAC cannot restrict `create` by name: hence two lines for each object that the operator makes under a fixed name.
 REQUIRED: tuple[Permission, ...] = (
-    Permission(Scope.MODELS, GROUP, "completionmodels", READ),
-    Permission(Scope.MODELS, GROUP, "completionmodels/status", ("patch",)),
-    Permission(Scope.MODELS, GROUP, "completionmodels/scale", ("patch", "update")),
-    Permission(Scope.MODELS, GROUP, "engines", (*READ, "create", "patch")),
-    Permission(Scope.MODELS, GROUP, "engines/status", ("patch",)),
-    Permission(Scope.MODELS, "", "pods", (*READ, "create", "patch", "delete")),
-    Permission(Scope.MODELS, "", "pods/log", ("get",)),
-    Permission(Scope.MODELS, "batch", "jobs", (*READ, "create", "delete")),
-    Permission(Scope.MODELS, "", "services", (*READ, "create", "patch")),
-    Permission(Scope.MODELS, "policy", "poddisruptionbudgets", (*READ, "create", "patch", "delete")),
-    Permission(Scope.MODELS, "", "events", ("create", "patch")),
-    Permission(Scope.MODELS, "", "configmaps", ("create",)),
-    Permission(Scope.MODELS, "", "configmaps", ("get", "patch"), (KEYS_CONFIGMAP,)),
-    Permission(Scope.CLUSTER, "", "namespaces", READ),
-    Permission(Scope.CLUSTER, "", "nodes", READ),
-    Permission(Scope.OWN, "", "pods", READ),
-    Permission(Scope.OWN, "coordination.k8s.io", "leases", ("create",)),
-    Permission(Scope.OWN, "coordination.k8s.io", "leases", ("get", "update", "patch"), (LEASE,)),
-    Permission(Scope.OWN, "", "secrets", ("create",)),
-    Permission(Scope.OWN, "", "secrets", ("get", "update", "patch"), (SIGNING_SECRET,)),
-    Permission(Scope.OWN, "", "configmaps", ("create",)),
-    Permission(Scope.OWN, "", "configmaps", ("get", "patch"), (KEYS_CONFIGMAP,)),
+    Permission(GROUP, "completionmodels", ("get", "list", "watch"), "models"),
+    Permission(GROUP, "completionmodels/status", ("patch",), "models"),
+    Permission(GROUP, "completionmodels/scale", ("update",), "models"),
+    Permission(GROUP, "engines", ("get", "list", "watch", "create"), "models"),
+    Permission(GROUP, "engines/status", ("patch",), "models"),
+    Permission("", "pods", ("get", "list", "watch", "create", "patch", "delete"), "models"),
+    Permission("batch", "jobs", ("get", "list", "watch", "create", "delete"), "models"),
+    Permission("", "services", ("list", "watch", "create", "patch"), "models"),
+    Permission("policy", "poddisruptionbudgets", ("list", "watch", "create", "patch"), "models"),
+    Permission("", "events", ("create", "patch"), "models"),
+    Permission("", "configmaps", ("create",), "models"),
+    Permission("", "configmaps", ("patch",), "models", (KEYS_CONFIGMAP,)),
+    Permission("", "namespaces", ("get",), "cluster"),
+    Permission("", "nodes", ("list", "watch"), "cluster"),
+    Permission("", "pods", ("list",), "own"),
+    Permission("coordination.k8s.io", "leases", ("create",), "own"),
+    Permission("coordination.k8s.io", "leases", ("get", "update"), "own", (LEASE,)),
+    Permission("", "secrets", ("create",), "own"),
+    Permission("", "secrets", ("get",), "own", (SIGNING_SECRET,)),
+    Permission("", "configmaps", ("create",), "own"),
+    Permission("", "configmaps", ("patch",), "own", (KEYS_CONFIGMAP,)),
 )

@@ -1,0 +1,66 @@
+"""The engine store: implements the port Store over the blocking S3 store of the engines package, in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from hotstart.engines.errors import EngineError
+from hotstart.engines.s3 import StorePlace
+from hotstart.engines.store import EngineStore, S3EngineStore
+from hotstart.operator.core.errors import StoreFailed
+from hotstart.operator.reconcile.ports import Upload
+
+ResultT = TypeVar("ResultT")
+
+
+class ThreadedStore:
+    """Runs each request of a blocking store in a thread; presigning makes no request and runs at once."""
+
+    def __init__(self, store: EngineStore, location: str) -> None:
+        self._store = store
+        self._location = location
+
+    @property
+    def location(self) -> str:
+        """URI of the bucket, with a slash at its end."""
+        return self._location
+
+    async def get_manifest(self, prefix: str) -> str | None:
+        """The manifest's text; None where the engine is not whole."""
+        return await self._run(lambda: self._store.get_manifest(prefix))
+
+    async def put_manifest(self, prefix: str, text: str) -> str:
+        """Writes the manifest unless one stands; the text that stands then."""
+        return await self._run(lambda: self._store.put_manifest(prefix, text))
+
+    async def create_upload(self, object_key: str) -> str:
+        """A new multipart upload's id."""
+        return await self._run(lambda: self._store.create_upload(object_key))
+
+    async def complete_upload(self, upload: Upload) -> None:
+        """Completes an upload, once or again, and checks the object's size."""
+        await self._run(
+            lambda: self._store.complete_upload(upload.object_key, upload.upload_id, upload.etags, size=upload.size)
+        )
+
+    def presign_part(self, object_key: str, upload_id: str, number: int) -> str:
+        """URL to PUT a part to."""
+        return self._store.presign_part(object_key, upload_id, number)
+
+    def presign_get(self, object_key: str) -> str:
+        """URL to GET an object from."""
+        return self._store.presign_get(object_key)
+
+    async def _run(self, call: Callable[[], ResultT]) -> ResultT:
+        try:
+            return await asyncio.to_thread(call)
+        except EngineError as error:
+            raise StoreFailed(error.message, str(error.reason)) from error
+
+
+def make_store(place: StorePlace) -> ThreadedStore:
+    """The store at that place."""
+    store = S3EngineStore(place)
+    return ThreadedStore(store, store.location)

@@ -1,0 +1,179 @@
+"""The process while it leads: watches, workers, exchange, scaling and resync, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+from hotstart.engines.s3 import StorePlace
+from hotstart.exchange.client import ExchangeClient
+from hotstart.exchange.names import COMPONENT_ROUTER, LABEL_COMPONENT
+from hotstart.exchange.signing import SigningKey, make_jwks
+from hotstart.operator.adapters import metrics
+from hotstart.operator.adapters.agents import ExchangeAgents
+from hotstart.operator.adapters.clock import SystemClock
+from hotstart.operator.adapters.events import KubeEvents
+from hotstart.operator.adapters.kube import KubeCluster
+from hotstart.operator.adapters.object_store import make_store
+from hotstart.operator.core.errors import HotstartError
+from hotstart.operator.core.service_manifests import make_keys_config
+from hotstart.operator.core.writes import Object
+from hotstart.operator.handlers.watches import run_watches
+from hotstart.operator.reconcile.builds import BuildServer
+from hotstart.operator.reconcile.engine import EngineReconciler
+from hotstart.operator.reconcile.exchange import Exchange, make_router_pod
+from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.model import ModelReconciler
+from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
+from hotstart.operator.reconcile.scaling import Scaler
+from hotstart.operator.reconcile.work_queue import WorkQueue
+from hotstart.operator.settings import Settings
+
+log = logging.getLogger(__name__)
+TURN_SECONDS = 1.0
+RESYNC_SECONDS = 300.0
+ROUTER_LIST_TURNS = 3  # the routers' pods are listed every so many turns
+
+
+@dataclass
+class Leader:
+    """All that leads. Built by ``make_leader``."""
+
+    settings: Settings
+    cluster: KubeCluster
+    observed: Observed
+    queue: WorkQueue
+    exchange: Exchange
+    scaler: Scaler
+    jwks: str
+    _turns: int = field(default=0)
+
+    async def run(self, keep_lease: Callable[[], Awaitable[None]]) -> None:
+        """Leads until a signal, or until the lease is lost.
+
+        Raises:
+            LeaseLost, or whatever ended a part.
+        """
+        await self.cluster.apply(make_keys_config(self.settings.namespace, self.jwks))
+        await self.resync()
+        tasks = [
+            asyncio.create_task(run_watches(self.on_event, self.settings.watch_namespaces), name="watches"),
+            asyncio.create_task(self.queue.run(), name="workers"),
+            asyncio.create_task(self._take_turns(), name="exchange"),
+            asyncio.create_task(self._resync_for_ever(), name="resync"),
+            asyncio.ensure_future(keep_lease()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def on_event(self, kind: str, obj: Object, deleted: bool) -> None:
+        """One event of a watch: the view first, then the keys."""
+        keys = keys_of(obj, self.observed)
+        if deleted:
+            self.observed.remove(obj)
+        elif not self.observed.put(obj):
+            return
+        for key in keys:
+            self.queue.add(key)
+
+    async def resync(self) -> None:
+        """Lists every kind anew, and reconciles everything once."""
+        for kind in WATCHED:
+            for namespace in self.settings.watch_namespaces or ("",):
+                within = "" if kind == "Node" else namespace
+                labels = SELECTORS.get(kind, "")
+                objects, version = await self.cluster.list_at_version(kind, namespace=within, labels=labels)
+                self.observed.replace(kind, objects, namespace=within, before=version)
+        for config in self.observed.all("ConfigMap"):
+            self.observed.forget(config)
+        for kind in ("CompletionModel", "Engine"):
+            for obj in self.observed.all(kind):
+                self.queue.add(Key(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"]))
+
+    async def _resync_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self.resync()
+            except HotstartError as error:
+                log.warning("resync failed error=%s", error)
+
+    async def _take_turns(self) -> None:
+        """One turn a second; a slow one delays the next and never overlaps it."""
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._turn()
+            except HotstartError as error:
+                log.warning("turn failed error=%s", error)
+            except Exception:
+                log.exception("turn raised")
+            took = time.monotonic() - begun
+            metrics.EXCHANGE_TURN.observe(took)
+            metrics.QUEUE_DEPTH.set(self.queue.depth)
+            await asyncio.sleep(max(0.05, TURN_SECONDS - took))
+
+    async def _turn(self) -> None:
+        if self._turns % ROUTER_LIST_TURNS == 0:
+            labels = f"{LABEL_COMPONENT}={COMPONENT_ROUTER}"
+            pods = await self.cluster.list("Pod", namespace=self.settings.namespace, labels=labels)
+            self.exchange.routers = tuple(router for pod in pods if (router := make_router_pod(pod)) is not None)
+        self._turns += 1
+        await self.exchange.turn()
+        await self.scaler.turn()
+
+
+def make_leader(
+    settings: Settings,
+    cluster: KubeCluster,
+    keys: tuple[SigningKey, ...],
+    session: aiohttp.ClientSession,
+    *,
+    epoch: int,
+) -> Leader:
+    """Puts the parts together."""
+    clock, observed, memory = SystemClock(), Observed(), Memory()
+    place = settings.store
+    store = make_store(
+        StorePlace(
+            bucket=place.bucket,
+            endpoint=place.endpoint,
+            region=place.region,
+            access_key=place.access_key,
+            secret_key=place.secret_key,
+            session_token=place.session_token,
+            credentials_from="the Secret named by store.secretName of the chart",
+        )
+    )
+    agents = ExchangeAgents(ExchangeClient(session=session, key=keys[0], epoch=epoch))
+    events = KubeEvents(cluster, settings.pod_name)
+    jwks = make_jwks(keys)
+    models = ModelReconciler(cluster, events, clock, observed, memory, settings.images, jwks)
+    engines = EngineReconciler(cluster, store, events, clock, observed, memory, settings.images)
+
+    async def work(key: Key) -> float | None:
+        reconciler = models if key.kind == "CompletionModel" else engines
+        with metrics.RECONCILE_SECONDS.labels(key.kind).time():
+            try:
+                check_in = await reconciler.reconcile(key)
+            except HotstartError:
+                metrics.RECONCILES.labels(key.kind, "failed").inc()
+                raise
+        metrics.RECONCILES.labels(key.kind, "done").inc()
+        return check_in
+
+    queue = WorkQueue(work, on_error=lambda key: metrics.RECONCILES.labels(key.kind, "raised").inc())
+    builds = BuildServer(cluster, store, agents, observed, memory, queue)
+    exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds)
+    scaler = Scaler(cluster, events, clock, observed, memory, queue)
+    return Leader(settings, cluster, observed, queue, exchange, scaler, jwks)

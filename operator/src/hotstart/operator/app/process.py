@@ -1,0 +1,78 @@
+"""The process from start to end: health, connection, lease, leading, release."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import Any
+
+import aiohttp
+from hotstart.operator.adapters import metrics
+from hotstart.operator.adapters.health import serve_health
+from hotstart.operator.adapters.kube import KubeCluster, connect
+from hotstart.operator.adapters.lease import LeaseHolder, LeaseLost
+from hotstart.operator.adapters.signing_keys import ensure_signing_keys
+from hotstart.operator.app.leader import make_leader
+from hotstart.operator.settings import Settings
+
+log = logging.getLogger(__name__)
+EXIT_LEASE_LOST = 3
+
+
+async def run(settings: Settings) -> int:
+    """Runs until a signal; returns the exit status.
+
+    Raises:
+        Terminal: there is no way to go on; the message says why.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    api: Any = await connect()
+    runner = await serve_health(settings.port, lambda: True, lambda: True)
+    try:
+        return await lead_or_stop(settings, KubeCluster(api), stop)
+    finally:
+        await runner.cleanup()
+        await api.close()
+
+
+async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.Event) -> int:
+    """Stands by, leads, and releases the Lease at the end."""
+    lease = LeaseHolder(cluster, settings.namespace, settings.identity)
+    log.info("standing by namespace=%s identity=%s", settings.namespace, settings.identity)
+    if not await first_of(stop, lease.acquire()):
+        return 0
+    metrics.LEADING.set(1)
+    try:
+        keys = await ensure_signing_keys(cluster, settings.namespace)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            leader = make_leader(settings, cluster, keys, session, epoch=lease.epoch)
+            await first_of(stop, leader.run(lease.keep))
+    except LeaseLost as lost:
+        log.error("lease lost, this process ends cause=%s", lost)
+        return EXIT_LEASE_LOST
+    await lease.release()
+    return 0
+
+
+async def first_of(stop: asyncio.Event, work: object) -> bool:
+    """Whether ``work`` ended before ``stop`` was set; it is cancelled where it did not. Raises what it raised."""
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,195 @@
+"""The engine of one key: does it stand in the store, and if not, which build Job is due? Pure.
+
+An Engine's name is its key, so two models that need one engine meet in one object and one build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hotstart.engines.manifest import Manifest, manifest_sha256
+from hotstart.exchange.messages import BuildPhase, BuildReport
+from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
+from hotstart.operator.api.engine import EnginePhase
+from hotstart.operator.core.backoff import JOB_RETRYABLE
+from hotstart.operator.core.conditions import Verdict, make_conditions
+from hotstart.operator.core.facts import JobFacts
+from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job
+
+PERCENT_STEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class StoredEngine:
+    """An engine that stands whole in the store. ``text`` is its manifest as it is stored."""
+
+    manifest: Manifest
+    text: str
+    location: str
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """All that is known of one engine. ``checkpoint_wanted``: a model wants it now; ``secret`` is that model's."""
+
+    engine: Engine
+    jobs: tuple[JobFacts, ...]
+    stored: StoredEngine | None
+    store_failure: Failure | None
+    report: BuildReport | None
+    wanted: bool
+    secret: str
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """The decision: the status to report, the attempt to begin, seconds until another look."""
+
+    status: EngineStatus
+    start: int | None = None
+    obsolete: tuple[JobFacts, ...] = ()
+    check_in: float | None = None
+
+
+def decide_engine(view: EngineView, now: float) -> EnginePlan:
+    """The first case that applies, in the order of certainty: stored, store silent, under way, failed, missing."""
+    if view.stored is not None:
+        return decide_stored(view, view.stored, now)
+    if view.store_failure is not None:
+        verdicts = report_failure(view.store_failure, progressing=True)
+        return EnginePlan(make_engine_status(view, verdicts, now, phase=None), check_in=5.0)
+    last = newest_job(job for job in view.jobs if not job.deleting)
+    if last is None:
+        return decide_missing(view, now)
+    outcome = decide_outcome(
+        last, secret=view.secret, fallback=Reason.BUILD_FAILED, what="the build of the engine", now=now
+    )
+    if isinstance(outcome, Running):
+        return decide_building(view, outcome, now)
+    if isinstance(outcome, Failed):
+        return decide_failed(view, last, outcome.failure, now)
+    return decide_lost(view, last, outcome, now)
+
+
+def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EnginePlan:
+    """Ready; `attempts` 0 says that it was found and not built here."""
+    old, manifest = view.engine.status, stored.manifest
+    attempts = max((old.attempts, *(job.attempt + 1 for job in view.jobs)))
+    message = f"The engine stands whole in the store: {len(manifest.files)} files, {manifest.size} bytes."
+    verdicts = (
+        Verdict(ConditionType.READY, True, Reason.ENGINE_STORED, message),
+        Verdict(ConditionType.PROGRESSING, False, Reason.UP_TO_DATE, ""),
+        Verdict(ConditionType.DEGRADED, False, Reason.HEALTHY, ""),
+    )
+    built_at = old.built_at or (datetime.fromtimestamp(int(now), UTC) if attempts else None)
+    status = EngineStatus(
+        observed_generation=view.engine.metadata.generation,
+        conditions=make_conditions(verdicts, old.conditions, generation=view.engine.metadata.generation, now=now),
+        phase=EnginePhase.STORED,
+        percent=100,
+        size_bytes=manifest.size,
+        location=stored.location,
+        manifest_digest=manifest_sha256(stored.text),
+        attempts=attempts,
+        built_at=built_at,
+        build_seconds=round(manifest.build_seconds),
+    )
+    return EnginePlan(status, obsolete=tuple(job for job in view.jobs if job.failed))
+
+
+def decide_missing(view: EngineView, now: float) -> EnginePlan:
+    """No engine and no Job: the first attempt, if any model wants it."""
+    if not view.wanted:
+        failure = Failure(Reason.ENGINE_MISSING, "No model wants this engine now, and it is not in the store.", True)
+        return EnginePlan(make_engine_status(view, report_failure(failure, progressing=False), now, phase=None))
+    building = Failure(Reason.BUILD_QUEUED, "The build is about to start.", True)
+    verdicts = report_failure(building, progressing=True)
+    return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), start=next_attempt(view))
+
+
+def next_attempt(view: EngineView) -> int:
+    """The number of the next Job, one above all that ever stood."""
+    return max((view.engine.status.attempts, *(job.attempt + 1 for job in view.jobs)))
+
+
+def decide_building(view: EngineView, outcome: Running, now: float) -> EnginePlan:
+    """Under way: the builder's own progress, or what holds it up."""
+    report = view.report
+    if outcome.trouble is not None:
+        verdicts = report_failure(outcome.trouble, progressing=True)
+        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), check_in=3.0)
+    if report is None:
+        failure = Failure(Reason.ENGINE_BUILDING, "The build's pod is starting.", True)
+        verdicts = report_failure(failure, progressing=True)
+        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), check_in=3.0)
+    if report.phase is BuildPhase.FAILED and report.failure is not None:
+        failure = Failure(report.failure.reason, with_tail(report), report.failure.retryable)
+        verdicts = report_failure(failure, progressing=report.failure.retryable)
+        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED), check_in=3.0)
+    failure = Failure(Reason.ENGINE_BUILDING, f"The engine is being built: {report.phase}.", True)
+    status = make_engine_status(view, report_failure(failure, progressing=True), now, phase=EnginePhase(report.phase))
+    eta = None if report.eta_seconds is None else max(0, round(report.eta_seconds))
+    status = status.model_copy(update={"percent": max(0, min(100, report.percent)), "eta_seconds": eta})
+    return EnginePlan(status, check_in=3.0)
+
+
+def with_tail(report: BuildReport) -> str:
+    """The failure's message with the tool's last lines."""
+    message = "" if report.failure is None else report.failure.message
+    tail = " | ".join(report.log_tail[-3:])[-400:]
+    return f"{message} Last lines: {tail}" if tail and tail not in message else message
+
+
+def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float) -> EnginePlan:
+    """The last attempt failed: another one after back-off, or none where it cannot help."""
+    if not failure.retryable and failure.reason != Reason.CHECKPOINT_CHANGED:
+        verdicts = report_failure(failure, progressing=False)
+        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message))
+    due = (last.finished or failure.at or last.created) + JOB_RETRYABLE.delay(last.attempt + 1)
+    verdicts = report_failure(failure, progressing=True)
+    status = make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
+    if not view.wanted:
+        return EnginePlan(status)
+    if now >= due:
+        return EnginePlan(status, start=next_attempt(view), obsolete=find_obsolete(view.jobs))
+    return EnginePlan(status, check_in=due - now)
+
+
+def decide_lost(view: EngineView, last: JobFacts, outcome: Succeeded, now: float) -> EnginePlan:
+    """The Job ended well, yet no manifest stands: the store lost it, or somebody took it away. Build again."""
+    message = "The build ended well, but its manifest is not in the store; the engine is built again."
+    return decide_failed(view, last, Failure(Reason.ENGINE_MISSING, message, True, outcome.at), now)
+
+
+def find_obsolete(jobs: Iterable[JobFacts]) -> tuple[JobFacts, ...]:
+    """All but the last two attempts."""
+    return tuple(sorted(jobs, key=lambda job: job.attempt)[:-2])
+
+
+def report_failure(failure: Failure, *, progressing: bool) -> tuple[Verdict, ...]:
+    """Ready is False for this reason; Progressing says whether it may pass by itself; Degraded once it is an error."""
+    quiet = failure.reason in (Reason.ENGINE_BUILDING, Reason.BUILD_QUEUED)
+    state = (
+        Reason.ENGINE_BUILDING if progressing and quiet else Reason.BUILD_RETRYING if progressing else failure.reason
+    )
+    return (
+        Verdict(ConditionType.READY, False, failure.reason, failure.message),
+        Verdict(ConditionType.PROGRESSING, progressing, state, "" if quiet else failure.message),
+        Verdict(ConditionType.DEGRADED, not quiet, Reason.HEALTHY if quiet else failure.reason, ""),
+    )
+
+
+def make_engine_status(
+    view: EngineView, verdicts: tuple[Verdict, ...], now: float, *, phase: EnginePhase | None, error: str = ""
+) -> EngineStatus:
+    """The status of an engine that is not stored."""
+    old, generation = view.engine.status, view.engine.metadata.generation
+    return EngineStatus(
+        observed_generation=generation,
+        conditions=make_conditions(verdicts, old.conditions, generation=generation, now=now),
+        phase=phase,
+        attempts=max((old.attempts, *(job.attempt + 1 for job in view.jobs))),
+        last_error=(error or old.last_error)[:1024],
+    )

@@ -1,0 +1,174 @@
+"""The manifests of the Jobs that inspect a checkpoint and build an engine, under the `restricted` standard. Pure.
+
+The checkpoint's Secret reaches them by reference alone: the operator never reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hotstart.exchange.messages import ServingOptions
+from hotstart.exchange.names import (
+    ANNOTATION_INSPECT_SPEC,
+    API_VERSION,
+    COMPONENT_BUILD,
+    COMPONENT_INSPECT,
+    KEYS_CONFIGMAP,
+    KEYS_MOUNT,
+    LABEL_COMPONENT,
+    LABEL_ENGINE,
+    LABEL_MANAGED_BY,
+    MANAGED_BY,
+    PORT_AGENT,
+)
+from hotstart.operator.api import CompletionModel, Engine
+from hotstart.operator.api.model_spec import Checkpoint
+from hotstart.operator.core.names import ANNOTATION_ATTEMPT, build_job_name, inspect_job_name
+from hotstart.operator.core.pod_manifest import (
+    CONTAINER_SECURITY,
+    POD_SECURITY,
+    field_env,
+    make_owner,
+    model_labels,
+)
+from hotstart.operator.core.recipe import make_checkpoint_json, make_inspect_hash, make_serving_options
+from hotstart.operator.core.revision import Images
+
+SCRATCH = "/scratch"
+FINISHED_JOB_SECONDS = 3600  # then Kubernetes takes a finished Job away
+INSPECT_LIMIT_SECONDS = 3600
+BUILD_LIMIT_SECONDS = 4 * 3600
+REQUESTS = {"inspect": {"cpu": "50m", "memory": "128Mi"}, "build": {"cpu": "250m", "memory": "512Mi"}}
+
+
+def make_inspect_job(model: CompletionModel, images: Images, *, attempt: int) -> dict[str, Any]:
+    """The Job that hashes the checkpoint and reads what it is."""
+    spec, spec_hash = model.spec, make_inspect_hash(model.spec)
+    env = [
+        {"name": "HOTSTART_CHECKPOINT", "value": json.dumps(make_checkpoint_json(spec.checkpoint))},
+        {"name": "HOTSTART_SERVING", "value": make_serving_options(spec).model_dump_json()},
+        {"name": "HOTSTART_RUNTIME", "value": str(spec.engine.runtime)},
+    ]
+    labels = model_labels(model.metadata.name, COMPONENT_INSPECT)
+    return make_job(
+        name=inspect_job_name(model.metadata.name, spec_hash, attempt),
+        namespace=model.metadata.namespace,
+        owner=make_owner(model),
+        labels=labels,
+        annotations={ANNOTATION_INSPECT_SPEC: spec_hash, ANNOTATION_ATTEMPT: str(attempt)},
+        container=make_builder_container("inspect", env, spec.checkpoint.secret_name, images),
+        limit_seconds=INSPECT_LIMIT_SECONDS,
+    )
+
+
+def make_build_job(
+    engine: Engine, checkpoint: Checkpoint, serving: ServingOptions, images: Images, *, attempt: int
+) -> dict[str, Any]:
+    """The Job that builds, verifies and uploads the engine. ``checkpoint`` is that of a model that wants it now."""
+    spec, meta = engine.spec, engine.metadata
+    env = [
+        {"name": "HOTSTART_CHECKPOINT", "value": json.dumps(make_checkpoint_json(checkpoint))},
+        {"name": "HOTSTART_SERVING", "value": serving.model_dump_json()},
+        {"name": "HOTSTART_ENGINE_KEY", "value": spec.key},
+        {"name": "HOTSTART_RECIPE", "value": json.dumps(spec.recipe.to_engine_recipe().to_dict(), sort_keys=True)},
+        {"name": "HOTSTART_CHECKPOINT_DIGEST", "value": spec.checkpoint_digest},
+        {"name": "HOTSTART_TOKENIZER_DIGEST", "value": spec.tokenizer_digest},
+    ]
+    container = make_builder_container("build", env, checkpoint.secret_name, images)
+    container["ports"] = [{"name": "agent", "containerPort": PORT_AGENT}]
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": "Engine",
+        "name": meta.name,
+        "uid": meta.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    job = make_job(
+        name=build_job_name(spec.key, attempt),
+        namespace=meta.namespace,
+        owner=owner,
+        labels={LABEL_MANAGED_BY: MANAGED_BY, LABEL_COMPONENT: COMPONENT_BUILD, LABEL_ENGINE: meta.name},
+        annotations={ANNOTATION_ATTEMPT: str(attempt)},
+        container=container,
+        limit_seconds=BUILD_LIMIT_SECONDS,
+    )
+    pod = job["spec"]["template"]["spec"]
+    pod["volumes"].append({"name": "exchange-keys", "configMap": {"name": KEYS_CONFIGMAP, "optional": False}})
+    container["volumeMounts"].append({"name": "exchange-keys", "mountPath": KEYS_MOUNT, "readOnly": True})
+    return job
+
+
+def make_builder_container(
+    command: str, env: list[dict[str, Any]], secret: str | None, images: Images
+) -> dict[str, Any]:
+    """The builder's container; credentials by reference."""
+    return {
+        "name": "builder",
+        "image": images.builder,
+        "imagePullPolicy": images.pull_policy,
+        "command": ["hotstart-builder", command],
+        "env": [
+            *env,
+            {"name": "HOTSTART_SCRATCH", "value": SCRATCH},
+            field_env("POD_UID", "metadata.uid"),
+            field_env("POD_NAME", "metadata.name"),
+            field_env("POD_NAMESPACE", "metadata.namespace"),
+        ],
+        **({"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}),
+        "resources": {"requests": REQUESTS[command]},
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+
+
+def make_job(
+    *,
+    name: str,
+    namespace: str,
+    owner: dict[str, Any],
+    labels: dict[str, str],
+    annotations: dict[str, str],
+    container: dict[str, Any],
+    limit_seconds: int,
+) -> dict[str, Any]:
+    """A Job of one pod that is not started again: another attempt is another Job, decided by us."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": labels,
+            "annotations": annotations,
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": limit_seconds,
+            "ttlSecondsAfterFinished": FINISHED_JOB_SECONDS,
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": "builder", "operator": "In", "values": [64]},
+                    },
+                ]
+            },
+            "template": {
+                "metadata": {"labels": labels, "annotations": annotations},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": 10,
+                    "securityContext": POD_SECURITY,
+                    "containers": [container],
+                    "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+                },
+            },
+        },
+    }

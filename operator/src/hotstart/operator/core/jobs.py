@@ -1,0 +1,153 @@
+"""What a Job of ours came to, and whether another attempt is due. Pure; used for inspect and build Jobs alike.
+
+A Job makes one pod (`backoffLimit: 0`); its result, or its failure with cause and remedy, is the pod's termination
+message. Exit code 64 means that another attempt cannot help until somebody changes something.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hotstart.operator.api import Reason
+from hotstart.operator.core.facts import Exit, JobFacts, Trouble
+
+EXIT_TERMINAL = 64
+NO_POD_AFTER_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something did not come to be. ``at`` is in seconds since the epoch."""
+
+    reason: str
+    message: str
+    retryable: bool
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """The Job is under way; ``trouble`` is set where something holds it up."""
+
+    trouble: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The Job's pod ended well; ``result`` is the JSON object of its termination message."""
+
+    result: dict[str, Any]
+    at: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The Job came to nothing."""
+
+    failure: Failure
+
+
+Outcome = Running | Succeeded | Failed
+
+
+def read_trouble(trouble: Trouble, *, secret: str, what: str) -> Failure:
+    """A pod's trouble as reason, cause and remedy. ``secret`` is the checkpoint's Secret, or ''."""
+    text = trouble.message.rstrip(".")
+    if trouble.reason == "CreateContainerConfigError" and "secret" in text and "not found" in text:
+        return Failure(
+            Reason.SECRET_NOT_FOUND,
+            f"Secret {secret!r}, named by spec.checkpoint.secretName, does not exist in this namespace: create it "
+            "with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; it is taken up by itself.",
+            True,
+        )
+    if trouble.reason == "Unschedulable":
+        remedy = "Free or add resources, or lower the request"
+        return Failure(Reason.UNSCHEDULABLE, f"No node takes {what}: {text}. {remedy}.", True)
+    if trouble.reason in ("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"):
+        return Failure(
+            Reason.IMAGE_PULL_FAILED,
+            f"The image of {what} cannot be pulled: {text}. Check the image's name and the registry's credentials.",
+            True,
+        )
+    if trouble.reason == "CreateContainerConfigError":
+        return Failure(Reason.PENDING, f"The container of {what} cannot be set up: {text}.", True)
+    if trouble.reason == "CrashLoopBackOff":
+        return Failure(Reason.PODS_CRASHING, f"A container of {what} ends again and again: {text}.", True)
+    return Failure(Reason.PENDING, f"{what.capitalize()} waits: {trouble.reason}: {text}.", True)
+
+
+def read_failure(text: str) -> Failure | None:
+    """The failure in a termination message; None where it holds none."""
+    try:
+        found = json.loads(text)["failure"]
+        message = str(found["message"])
+        tail = [str(line) for line in found.get("log_tail", ())][-3:]
+        if tail and tail[-1] not in message:
+            message = f"{message} Last lines: {' | '.join(tail)}"
+        return Failure(str(found["reason"]), message, bool(found["retryable"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_exit(ended: Exit, *, fallback: str, what: str) -> Failure:
+    """The failure of a container that ended with a code other than 0."""
+    said = read_failure(ended.message)
+    if said is not None:
+        return Failure(said.reason, said.message, said.retryable and ended.code != EXIT_TERMINAL, ended.finished or 0.0)
+    if ended.reason == "OOMKilled":
+        message = f"{what.capitalize()} was killed for memory: it needs a node with more, or a smaller model."
+        return Failure(fallback, message, True, ended.finished or 0.0)
+    tail = " | ".join(ended.message.splitlines()[-3:])[-400:]
+    message = f"{what.capitalize()} ended with code {ended.code} ({ended.reason or 'Error'}) and no report"
+    return Failure(fallback, f"{message}: {tail}" if tail else f"{message}.", True, ended.finished or 0.0)
+
+
+def decide_outcome(job: JobFacts, *, secret: str, fallback: str, what: str, now: float) -> Outcome:
+    """What the Job came to, from its pod first: the Job's own status comes seconds later."""
+    pod = job.pod
+    ended = None if pod is None else pod.exit
+    if ended is not None and pod is not None and (pod.phase in ("Succeeded", "Failed") or job.failed or job.complete):
+        if ended.code != 0:
+            return Failed(name_secret(read_exit(ended, fallback=fallback, what=what), secret))
+        return read_success(ended, fallback=fallback, what=what)
+    if job.failed or job.complete:
+        cause = job.failure_message or "its pod is gone, and with it its report"
+        return Failed(Failure(fallback, f"{what.capitalize()} failed: {cause}.", True, job.finished or now))
+    if pod is None:
+        if now - job.created < NO_POD_AFTER_SECONDS:
+            return Running()
+        message = (
+            f"{what.capitalize()} has no pod since {NO_POD_AFTER_SECONDS:.0f} s: a quota or an admission rule refuses "
+            f"it; see kubectl describe job {job.name}."
+        )
+        return Running(Failure(Reason.QUOTA_EXCEEDED, message, True))
+    if pod.trouble is not None:
+        return Running(read_trouble(pod.trouble, secret=secret, what=what))
+    return Running()
+
+
+def name_secret(failure: Failure, secret: str) -> Failure:
+    """The failure with the name of the Secret whose credentials were refused: the Job knows only its content."""
+    if failure.reason != Reason.ACCESS_DENIED or not secret or secret in failure.message:
+        return failure
+    return replace(failure, message=f"{failure.message} The Secret is {secret!r}, named by spec.checkpoint.secretName.")
+
+
+def read_success(ended: Exit, *, fallback: str, what: str) -> Outcome:
+    """The result of a container that ended with 0; a build's may be empty."""
+    try:
+        result = json.loads(ended.message) if ended.message else {}
+        if not isinstance(result, dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        message = f"{what.capitalize()} ended well, but its report is unreadable: {error}."
+        return Failed(Failure(fallback, message, True, ended.finished or 0.0))
+    return Succeeded(result, ended.finished or 0.0)
+
+
+def newest_job(jobs: Iterable[JobFacts]) -> JobFacts | None:
+    """The Job of the last attempt."""
+    return max(jobs, key=lambda job: (job.attempt, job.created), default=None)

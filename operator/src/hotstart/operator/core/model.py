@@ -1,0 +1,301 @@
+"""The whole decision about one CompletionModel: from what was gathered to writes, status and events. Pure.
+
+The order is that of the flow: checkpoint, engine, target, pods, what stands beside them, status. While a new revision
+cannot become ready, the previous one serves on: its pods stay, and are replaced where the spec still describes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from hotstart.engines.key import engine_name
+from hotstart.exchange.names import (
+    API_VERSION,
+    LABEL_MANAGED_BY,
+    LABEL_ROLE,
+    MANAGED_BY,
+    ROLE_DRAINING,
+)
+from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
+from hotstart.operator.api import Recipe as ApiRecipe
+from hotstart.operator.api.engine import EngineSpec
+from hotstart.operator.api.model_spec import Management
+from hotstart.operator.api.status import CheckpointStatus, Decision
+from hotstart.operator.core.checkpoint import Inspection, decide_inspection
+from hotstart.operator.core.conditions import find_condition
+from hotstart.operator.core.diff import covers
+from hotstart.operator.core.facts import JobFacts, PodFacts
+from hotstart.operator.core.job_manifests import make_inspect_job
+from hotstart.operator.core.jobs import Failure, read_failure
+from hotstart.operator.core.names import ANNOTATION_DRAINING_SINCE
+from hotstart.operator.core.pod_manifest import make_pod
+from hotstart.operator.core.recipe import WantedEngine, make_wanted_engine
+from hotstart.operator.core.revision import Images, Target, make_assignment, make_target
+from hotstart.operator.core.scale import ScaleDecision
+from hotstart.operator.core.service_manifests import make_disruption_budget, make_keys_config, make_service
+from hotstart.operator.core.verdicts import RouterFacts
+from hotstart.operator.core.window import Window
+from hotstart.operator.core.workload import (
+    CrashRecord,
+    CreatePod,
+    DeletePod,
+    RetirePod,
+    Step,
+    WorkloadPlan,
+    WorkloadView,
+    decide_workload,
+    record_crashes,
+)
+from hotstart.operator.core.writes import Apply, Create, Delete, Object, Patch, Write
+
+ANNOTATION_REQUESTED_BY = "hotstart.dev/requested-by"  # UID of the model that an Engine was made for
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """All that is known of one model when it is decided about."""
+
+    model: CompletionModel
+    images: Images
+    now: float
+    pods: tuple[PodFacts, ...] = ()
+    inspect_jobs: tuple[JobFacts, ...] = ()
+    build_jobs: Mapping[str, tuple[JobFacts, ...]] = field(default_factory=dict)  # by name of the Engine
+    engines: tuple[Engine, ...] = ()  # of the namespace
+    beside: tuple[Object, ...] = ()  # Service, PodDisruptionBudget, ConfigMap that stand
+    requested: frozenset[str] = frozenset()  # Engines that were made for this model
+    jwks: str = ""
+    cordoned: frozenset[str] = frozenset()
+    out_of_routes: frozenset[str] = frozenset()
+    routers: RouterFacts = field(default_factory=RouterFacts)
+    window: Window = field(default_factory=Window)
+    decision: ScaleDecision | None = None
+    decisions: tuple[Decision, ...] = ()
+    crashes: Mapping[str, CrashRecord] = field(default_factory=dict)  # by revision
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the model is: checkpoint, engine, target."""
+
+    inspection: Inspection
+    checkpoint: CheckpointStatus | None
+    wanted: WantedEngine | None
+    engine: Engine | None
+    failure: Failure | None
+    target: Target | None  # what pods are made from now
+    desired: bool  # whether the target is what the spec wants, and not the previous revision
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """The decision. ``crashes`` is to be remembered; ``check_in`` is in seconds."""
+
+    progress: Progress
+    workload: WorkloadPlan
+    writes: tuple[Write, ...]
+    crashes: Mapping[str, CrashRecord]
+    check_in: float | None
+    refusal: Failure | None = None  # what the API server said to a write
+
+
+def decide_model(view: ModelView) -> ModelPlan:
+    """Writes in the order in which they are to be made; none while management is Paused."""
+    progress = decide_progress(view)
+    revision = "" if progress.target is None else progress.target.revision
+    record = record_crashes(view.crashes.get(revision, CrashRecord()), view.pods, revision, view.now)
+    workload = decide_workload(
+        WorkloadView(
+            pods=view.pods,
+            target=progress.target,
+            replicas=view.model.spec.replicas,
+            max_surge=view.model.spec.rollout.max_surge,
+            crashes=record,
+            cordoned=view.cordoned,
+            out_of_routes=view.out_of_routes,
+            now=view.now,
+        )
+    )
+    crashes = {revision: record} if revision else {}
+    paused = view.model.spec.management is Management.PAUSED
+    writes = (
+        ()
+        if paused
+        else (
+            *write_beside(view),
+            *write_inspection(view, progress),
+            *write_engine(view, progress),
+            *write_pods(view, progress, workload),
+        )
+    )
+    checks = [seconds for seconds in (progress.inspection.check_in, workload.check_in) if seconds is not None]
+    return ModelPlan(progress, workload, writes, crashes, min(checks, default=None))
+
+
+def decide_progress(view: ModelView) -> Progress:
+    """Checkpoint, engine and target, each from the one before."""
+    model = view.model
+    pinned = model.status.checkpoint
+    runtime = model.spec.engine.runtime
+    if make_wanted_engine(model.spec, "") is None:
+        message = (
+            f"This release of Hotstart cannot build or serve {runtime} engines: that runtime comes with a later "
+            "release. Use runtime ctranslate2, or upgrade once it is there."
+        )
+        failure = Failure(Reason.RUNTIME_NOT_AVAILABLE, message, False)
+        target = find_previous(view, None)
+        return Progress(Inspection(), pinned, None, None, failure, target, False)
+    inspection = decide_inspection(model, view.inspect_jobs, not_before=find_changed(view), now=view.now)
+    checkpoint = inspection.checkpoint
+    if checkpoint is None:
+        return Progress(inspection, pinned, None, None, inspection.failure, find_previous(view, None), False)
+    wanted = make_wanted_engine(model.spec, checkpoint.digest)
+    assert wanted is not None
+    engine = next((engine for engine in view.engines if engine.metadata.name == wanted.name), None)
+    if engine is None or not is_stored(engine):
+        return Progress(inspection, checkpoint, wanted, engine, None, find_previous(view, wanted), False)
+    return Progress(inspection, checkpoint, wanted, engine, None, target_of(view, engine), True)
+
+
+def is_stored(engine: Engine) -> bool:
+    """Whether the engine stands whole in the store."""
+    ready = find_condition(engine.status.conditions, ConditionType.READY)
+    return ready is not None and ready.status is ConditionStatus.TRUE and bool(engine.status.manifest_digest)
+
+
+def target_of(view: ModelView, engine: Engine) -> Target:
+    """The target that serves this engine with the spec as it stands."""
+    return make_target(
+        view.model.spec,
+        engine_key=engine.spec.key,
+        engine_name=engine.metadata.name,
+        manifest_sha256=engine.status.manifest_digest,
+    )
+
+
+def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None:
+    """The previous revision, where only its engine differs from what is wanted and pods of it still stand.
+
+    Then it can be kept at its number of replicas while the new one is not ready; else its pods merely stay.
+    """
+    revisions = {pod.revision for pod in view.pods if not pod.deleting and pod.role != ROLE_DRAINING}
+    for engine in view.engines:
+        if is_stored(engine) and (wanted is None or engine.metadata.name != wanted.name):
+            target = target_of(view, engine)
+            if target.revision in revisions:
+                return target
+    return None
+
+
+def find_changed(view: ModelView) -> float:
+    """When a builder found that the pinned checkpoint had changed in the store (seconds since the epoch), else 0."""
+    pinned = view.model.status.checkpoint
+    wanted = None if pinned is None else make_wanted_engine(view.model.spec, pinned.digest)
+    if wanted is None:
+        return 0.0
+    found = 0.0
+    for job in view.build_jobs.get(wanted.name, ()):
+        ended = None if job.pod is None else job.pod.exit
+        failure = None if ended is None else read_failure(ended.message)
+        if ended is not None and failure is not None and failure.reason == Reason.CHECKPOINT_CHANGED:
+            found = max(found, ended.finished or job.created)
+    return found
+
+
+def write_beside(view: ModelView) -> tuple[Write, ...]:
+    """Public keys, Service and PodDisruptionBudget, where they are not as wanted."""
+    model = view.model
+    wanted = (
+        make_keys_config(model.metadata.namespace, view.jwks),
+        make_service(model),
+        make_disruption_budget(model, model.spec.replicas),
+    )
+    standing = {(obj["kind"], obj["metadata"]["name"]): obj for obj in view.beside}
+    return tuple(
+        Apply(body) for body in wanted if not covers(standing.get((body["kind"], body["metadata"]["name"])), body)
+    )
+
+
+def write_inspection(view: ModelView, progress: Progress) -> tuple[Write, ...]:
+    """The inspect Job that is due; finished ones of no further use go."""
+    inspection = progress.inspection
+    writes: list[Write] = [Delete("Job", job.namespace, job.name, job.uid) for job in inspection.obsolete]
+    if inspection.start is not None:
+        body = make_inspect_job(view.model, view.images, attempt=inspection.start)
+        message = f"Inspecting checkpoint {view.model.spec.checkpoint.uri} (attempt {inspection.start + 1})."
+        writes.append(Create(body, Reason.CHECKPOINT_INSPECTING, message))
+    return tuple(writes)
+
+
+def write_engine(view: ModelView, progress: Progress) -> tuple[Write, ...]:
+    """The Engine object, where none stands. It belongs to no single model: several may use it."""
+    wanted, checkpoint = progress.wanted, progress.checkpoint
+    if wanted is None or checkpoint is None or progress.engine is not None:
+        return ()
+    model = view.model
+    spec = EngineSpec(
+        key=wanted.key,
+        runtime=model.spec.engine.runtime,
+        checkpoint=model.spec.checkpoint,
+        checkpoint_digest=checkpoint.digest,
+        tokenizer_digest=checkpoint.tokenizer_digest,
+        recipe=ApiRecipe.from_engine_recipe(wanted.recipe),
+        accelerator=model.spec.engine.accelerator,
+    )
+    body: dict[str, Any] = {
+        "apiVersion": API_VERSION,
+        "kind": "Engine",
+        "metadata": {
+            "name": engine_name(wanted.key),
+            "namespace": model.metadata.namespace,
+            "labels": {LABEL_MANAGED_BY: MANAGED_BY},
+            "annotations": {ANNOTATION_REQUESTED_BY: model.metadata.uid},
+        },
+        "spec": spec.to_api(),
+    }
+    return (Create(body),)
+
+
+def write_pods(view: ModelView, progress: Progress, workload: WorkloadPlan) -> tuple[Write, ...]:
+    """The steps of the workload as writes."""
+    return tuple(write_step(view, progress, step) for step in workload.steps)
+
+
+def write_step(view: ModelView, progress: Progress, step: Step) -> Write:
+    """One step as a write."""
+    model = view.model
+    match step:
+        case CreatePod(slot=slot, attempt=attempt):
+            target = progress.target
+            assert target is not None, "pods are created of a target"
+            name = f"{model.metadata.namespace}/{model.metadata.name}"
+            generation = max(1, model.metadata.generation)
+            assignment = make_assignment(model.spec, target, model=name, generation=generation)
+            body = make_pod(model, target, assignment, view.images, slot=slot, attempt=attempt, now=view.now)
+            message = f"Created pod {body['metadata']['name']} of revision {target.revision[:8]}."
+            return Create(body, Reason.POD_CREATED, message)
+        case RetirePod(pod=pod, reason=reason, message=message):
+            change = {
+                "metadata": {
+                    "labels": {LABEL_ROLE: ROLE_DRAINING},
+                    "annotations": {ANNOTATION_DRAINING_SINCE: f"{view.now:.3f}"},
+                }
+            }
+            return Patch("Pod", pod.namespace, pod.name, change, reason, message)
+        case DeletePod(pod=pod, reason=reason, message=message):
+            return Delete("Pod", pod.namespace, pod.name, pod.uid, reason, message)
+
+
+def to_decision(decision: ScaleDecision, before: int, now: float) -> Decision:
+    """A scaling decision as status shows it."""
+    return Decision(
+        time=datetime.fromtimestamp(int(now), UTC),
+        from_replicas=before,
+        to_replicas=decision.replicas,
+        reason=str(decision.reason),
+        message=decision.message[:1024],
+        inputs=dict(decision.inputs),
+    )

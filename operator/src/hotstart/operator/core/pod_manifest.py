@@ -1,0 +1,219 @@
+"""The manifest of a replica's pod: Triton, with the pod agent as native sidecar, `restricted`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotstart.exchange.messages import PodAssignment
+from hotstart.exchange.names import (
+    ANNOTATION_ASSIGNMENT,
+    API_VERSION,
+    COMPONENT_SERVING,
+    KEYS_CONFIGMAP,
+    KEYS_MOUNT,
+    LABEL_COMPONENT,
+    LABEL_ENGINE,
+    LABEL_MANAGED_BY,
+    LABEL_MODEL,
+    LABEL_REVISION,
+    LABEL_ROLE,
+    LABEL_SLOT,
+    MANAGED_BY,
+    PORT_AGENT,
+    PORT_TRITON_GRPC,
+    PORT_TRITON_HTTP,
+    PORT_TRITON_METRICS,
+    ROLE_SERVING,
+)
+from hotstart.operator.api import CompletionModel
+from hotstart.operator.core.names import ANNOTATION_ATTEMPT, ANNOTATION_DECIDED_AT, fit, pod_name
+from hotstart.operator.core.revision import Images, Target
+
+USER = 65532
+POD_SECURITY: dict[str, Any] = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: dict[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+AGENT_RESOURCES = {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
+TRITON_DEFAULTS = {"cpu": "100m", "memory": "256Mi"}
+START_SECONDS = 600  # a model may take so long to load before its pod counts as dead
+
+
+def field_env(name: str, path: str) -> dict[str, Any]:
+    """An environment variable from the pod's own fields."""
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def make_owner(model: CompletionModel) -> dict[str, Any]:
+    """The owner reference that makes the model the controller."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "CompletionModel",
+        "name": model.metadata.name,
+        "uid": model.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def model_labels(model: str, component: str) -> dict[str, str]:
+    """Labels of all that belongs to a model."""
+    return {LABEL_MANAGED_BY: MANAGED_BY, LABEL_COMPONENT: component, LABEL_MODEL: fit(model)}
+
+
+def make_resources(model: CompletionModel) -> dict[str, Any]:
+    """Resources of the Triton container: what the spec says, over modest requests."""
+    wanted = model.spec.serving.resources
+    said = {} if wanted is None else wanted.to_api()
+    limits = said.get("limits", {})
+    requests = {**TRITON_DEFAULTS, **limits, **said.get("requests", {})}
+    return {"requests": requests, **({"limits": limits} if limits else {})}
+
+
+def make_pod(
+    model: CompletionModel,
+    target: Target,
+    assignment: PodAssignment,
+    images: Images,
+    *,
+    slot: int,
+    attempt: int,
+    now: float,
+) -> dict[str, Any]:
+    """One replica. Its name tells slot and attempt, so that a stale view meets AlreadyExists and no twin."""
+    name = model.metadata.name
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(name, target.revision, slot, attempt),
+            "namespace": model.metadata.namespace,
+            "labels": {
+                **model_labels(name, COMPONENT_SERVING),
+                LABEL_ENGINE: target.engine_name,
+                LABEL_REVISION: target.revision,
+                LABEL_SLOT: str(slot),
+                LABEL_ROLE: ROLE_SERVING,
+            },
+            "annotations": {
+                ANNOTATION_ASSIGNMENT: assignment.model_dump_json(),
+                ANNOTATION_ATTEMPT: str(attempt),
+                ANNOTATION_DECIDED_AT: f"{now:.3f}",
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "true",
+            },
+            "ownerReferences": [make_owner(model)],
+        },
+        "spec": make_pod_spec(model, images),
+    }
+
+
+def make_pod_spec(model: CompletionModel, images: Images) -> dict[str, Any]:
+    """The spec: sidecar first, then Triton; nothing of the node, no token."""
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": POD_SECURITY,
+        "initContainers": [make_agent_container(images)],
+        "containers": [make_triton_container(model, images)],
+        "volumes": make_volumes(),
+    }
+
+
+def make_agent_container(images: Images) -> dict[str, Any]:
+    """The pod agent as native sidecar; its readiness is the pod's."""
+    return {
+        "name": "agent",
+        "image": images.triton_cpu,
+        "imagePullPolicy": images.pull_policy,
+        "command": ["hotstart-agent"],
+        "restartPolicy": "Always",
+        "env": [
+            field_env("POD_UID", "metadata.uid"),
+            field_env("POD_NAME", "metadata.name"),
+            field_env("POD_NAMESPACE", "metadata.namespace"),
+            {"name": "HOTSTART_TRITON", "value": f"127.0.0.1:{PORT_TRITON_HTTP}"},
+        ],
+        "ports": [{"name": "agent", "containerPort": PORT_AGENT}],
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": PORT_AGENT},
+            "periodSeconds": 1,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": PORT_AGENT},
+            "initialDelaySeconds": 10,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+        "resources": AGENT_RESOURCES,
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "models", "mountPath": "/models"},
+            {"name": "run", "mountPath": "/run/hotstart"},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "podinfo", "mountPath": "/podinfo", "readOnly": True},
+            {"name": "exchange-keys", "mountPath": KEYS_MOUNT, "readOnly": True},
+        ],
+    }
+
+
+def make_triton_container(model: CompletionModel, images: Images) -> dict[str, Any]:
+    """Triton; its entry script waits for the key of the repository API that the agent makes."""
+    live = {"httpGet": {"path": "/v2/health/live", "port": PORT_TRITON_HTTP}}
+    return {
+        "name": "triton",
+        "image": images.triton_cpu,
+        "imagePullPolicy": images.pull_policy,
+        "command": ["hotstart-triton"],
+        "ports": [
+            {"name": "http", "containerPort": PORT_TRITON_HTTP},
+            {"name": "grpc", "containerPort": PORT_TRITON_GRPC},
+            {"name": "metrics", "containerPort": PORT_TRITON_METRICS},
+        ],
+        "startupProbe": {**live, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": START_SECONDS},
+        "livenessProbe": {**live, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 6},
+        "resources": make_resources(model),
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "models", "mountPath": "/models", "readOnly": True},
+            {"name": "run", "mountPath": "/run/hotstart", "readOnly": True},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def make_volumes() -> list[dict[str, Any]]:
+    """All volumes live and die with the pod; the public keys come from the namespace's ConfigMap."""
+    return [
+        {"name": "models", "emptyDir": {}},
+        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "tmp", "emptyDir": {}},
+        {
+            "name": "podinfo",
+            "downwardAPI": {
+                "items": [
+                    {
+                        "path": "assignment",
+                        "fieldRef": {"fieldPath": f"metadata.annotations['{ANNOTATION_ASSIGNMENT}']"},
+                    }
+                ]
+            },
+        },
+        {"name": "exchange-keys", "configMap": {"name": KEYS_CONFIGMAP, "optional": False}},
+    ]

@@ -1,0 +1,68 @@
+"""The revision of a model's pods: a hash of what a pod is made from. Pure.
+
+Live pods are compared by their revision label and never by their rendered spec, so that a new default in the API server
+or a new form of the manifest replaces no pod.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hotstart.exchange.messages import PodAssignment
+from hotstart.operator.api import CompletionModelSpec
+from hotstart.operator.core.names import digest_of
+from hotstart.operator.core.recipe import make_serving_options
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one runtime release, and how they are pulled."""
+
+    triton_cpu: str
+    builder: str
+    pull_policy: str = "IfNotPresent"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a new pod is made from: the revision, the engine that it serves, and where the manifest stands."""
+
+    revision: str
+    engine_key: str
+    engine_name: str
+    manifest_sha256: str
+
+
+def make_revision(spec: CompletionModelSpec, engine_key: str, manifest_sha256: str) -> str:
+    """16 hex digits over engine, serving options, resources and runtime release.
+
+    The operator's own image is not in it: its upgrade replaces no pod.
+    """
+    resources = spec.serving.resources
+    return digest_of(
+        {
+            "engine": engine_key,
+            "manifest": manifest_sha256,
+            "serving": make_serving_options(spec).model_dump(mode="json"),
+            "resources": {} if resources is None else resources.to_api(),
+            "release": spec.runtime_release or "",
+        }
+    )[:16]
+
+
+def make_target(spec: CompletionModelSpec, *, engine_key: str, engine_name: str, manifest_sha256: str) -> Target:
+    """The target for an engine that stands in the store."""
+    revision = make_revision(spec, engine_key, manifest_sha256)
+    return Target(revision, engine_key, engine_name, manifest_sha256)
+
+
+def make_assignment(spec: CompletionModelSpec, target: Target, *, model: str, generation: int) -> PodAssignment:
+    """What a pod of this target shall serve; ``model`` is namespace/name."""
+    return PodAssignment(
+        generation=generation,
+        model=model,
+        engine_key=target.engine_key,
+        runtime="ctranslate2" if spec.engine.runtime == "ctranslate2" else "tensorrt_llm",
+        manifest_sha256=target.manifest_sha256,
+        serving=make_serving_options(spec),
+    )

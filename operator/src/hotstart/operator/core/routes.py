@@ -1,0 +1,46 @@
+"""What routers have to know of a model: endpoints with caps, what is coming, or why there is none. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hotstart.exchange.messages import Endpoint, ModelRoute
+from hotstart.exchange.names import PORT_TRITON_GRPC, ROLE_DRAINING
+from hotstart.operator.api import CompletionModel
+from hotstart.operator.core.facts import PodFacts
+from hotstart.operator.core.workload import has_failed, is_serving
+
+
+def make_route(
+    model: CompletionModel, pods: Iterable[PodFacts], *, created: int, reason: str, now: float
+) -> ModelRoute:
+    """The model's route. ``reason`` is why it does not serve; ``created`` is in seconds since the epoch."""
+    spec = model.spec
+    pods = [pod for pod in pods if not pod.deleting and pod.role != ROLE_DRAINING]
+    endpoints = tuple(
+        Endpoint(
+            pod=pod.name,
+            address=f"{bracket(pod.ip)}:{PORT_TRITON_GRPC}",
+            cap=spec.scaling.concurrency_per_replica,
+        )
+        for pod in sorted(pods, key=lambda pod: pod.name)
+        if is_serving(pod, now)
+    )
+    coming = any(not is_serving(pod, now) and not has_failed(pod, now) for pod in pods)
+    return ModelRoute(
+        model=f"{model.metadata.namespace}/{model.metadata.name}",
+        endpoints=endpoints,
+        coming=coming or (spec.replicas > 0 and not endpoints and reason == ""),
+        unavailable_reason="" if endpoints else reason,
+        slo_ms=spec.slo.latency.milliseconds,
+        max_new_tokens=spec.serving.max_new_tokens,
+        queue_limit=spec.serving.queue.max_requests,
+        queue_deadline=spec.serving.queue.deadline.seconds,
+        hold=spec.serving.hold_requests.seconds,
+        created=created,
+    )
+
+
+def bracket(ip: str) -> str:
+    """An IPv6 address in brackets, any other as it is."""
+    return f"[{ip}]" if ":" in ip else ip

@@ -1,0 +1,199 @@
+"""The status of a CompletionModel: made from the decision, in 4 KiB, written only when it says more. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hotstart.operator.api import (
+    CompletionModelStatus,
+    ConditionType,
+    Duration,
+    Engine,
+)
+from hotstart.operator.api.status import EngineReference, LatencyStatus
+from hotstart.operator.core.cold_start import measure_cold_start
+from hotstart.operator.core.conditions import Verdict, failed_verdict, make_conditions, ready_verdict
+from hotstart.operator.core.facts import PodFacts
+from hotstart.operator.core.model import ModelPlan, ModelView
+from hotstart.operator.core.plan import FIRST_STEP, make_plan
+from hotstart.operator.core.service_manifests import selector_text
+from hotstart.operator.core.verdicts import (
+    judge_endpoint,
+    judge_engine,
+    judge_health,
+    judge_metrics,
+    judge_progress,
+    judge_scaling,
+    judge_slo,
+    judge_workload,
+    step,
+)
+from hotstart.operator.core.window import Latency, measure_latency
+from hotstart.operator.core.workload import CrashRecord, is_serving
+
+STATUS_LIMIT = 4096  # bytes of JSON
+LATENCY_WINDOW_SECONDS = 60
+WRITE_EVERY_SECONDS = 30.0
+SHORT_MESSAGE = 200  # characters of each message once the status is over its limit
+
+#: Conditions whose message follows the traffic: a new message alone is no reason to write.
+VOLATILE = frozenset({ConditionType.SLO_MET, ConditionType.SCALING_ACTIVE})
+
+
+def make_status(view: ModelView, plan: ModelPlan) -> CompletionModelStatus:
+    """The status that the decision leaves behind."""
+    old, model, progress = view.model.status, view.model, plan.progress
+    latency = measure_latency(view.window.last(LATENCY_WINDOW_SECONDS, view.now), model.spec.slo.percentile)
+    live = [pod for pod in view.pods if not pod.deleting and pod.role != "draining"]
+    serving = [pod for pod in live if is_serving(pod, view.now)]
+    generation = model.metadata.generation
+    changed = generation != old.observed_generation or progress.wanted is None or not old.plan
+    target = progress.target
+    status = CompletionModelStatus(
+        observed_generation=generation,
+        conditions=make_conditions(
+            judge_all(view, plan, latency, len(serving)), old.conditions, generation=generation, now=view.now
+        ),
+        replicas=len(live),
+        ready_replicas=len(serving),
+        selector=selector_text(model.metadata.name),
+        revision=target.revision if target is not None else old.revision,
+        plan=describe_plan(view, plan) if changed or old.plan.startswith(FIRST_STEP) else old.plan,
+        engine=serving_engine(view, plan, serving),
+        checkpoint=progress.checkpoint,
+        latency=make_latency(view, latency),
+        decisions=view.decisions[:10],
+        cold_start=measure_cold_start(live, old.cold_start),
+        builds=max(old.builds, count_builds(view)),
+    )
+    return bound_status(status)
+
+
+def describe_plan(view: ModelView, plan: ModelPlan) -> str:
+    """The plan's text, at most 300 characters: status has many other things to say."""
+    progress = plan.progress
+    text = make_plan(
+        wanted=progress.wanted,
+        checkpoint=progress.checkpoint,
+        target=progress.target if progress.desired else None,
+        pods=view.pods,
+        engines=view.engines,
+    )
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) -> tuple[Verdict, ...]:
+    """All verdicts, Ready first."""
+    model, progress = view.model, plan.progress
+    record = plan.crashes.get(progress.target.revision, CrashRecord()) if progress.target else CrashRecord()
+    inspecting = progress.inspection.checkpoint is None and progress.failure is None
+    engine = judge_engine(progress.wanted, progress.engine, progress.failure, inspecting=inspecting)
+    live = tuple(pod for pod in view.pods if pod.role != "draining")
+    workload = judge_workload(model, live, record, progress.target, view.now)
+    if plan.refusal is not None and workload.holds is not True:
+        workload = failed_verdict(ConditionType.WORKLOAD_READY, plan.refusal)
+    endpoint = judge_endpoint(model, serving, view.routers)
+    desired = progress.target if progress.desired else None
+    parts = (engine, workload, endpoint)
+    return (
+        ready_verdict(parts),
+        *parts,
+        judge_slo(model, latency),
+        judge_attainable(),
+        judge_scaling(model, view.decision),
+        judge_metrics(view.window, view.routers, view.now),
+        judge_progress(model, engine, workload, live, desired),
+        judge_health(record, progress.target),
+    )
+
+
+def judge_attainable() -> Verdict:
+    """SLOAttainable: Unknown, for no engine is calibrated in this release."""
+    return Verdict(ConditionType.SLO_ATTAINABLE, None, "NotMeasured", "No lone request of this engine was measured.")
+
+
+def serving_engine(view: ModelView, plan: ModelPlan, serving: list[PodFacts]) -> EngineReference | None:
+    """The engine that serves; before any does, the one that is wanted."""
+    progress = plan.progress
+    target = progress.target
+    served = {pod.engine: pod.revision for pod in serving}
+    if served and (target is None or target.engine_name not in served):
+        name = view.model.status.engine.name if view.model.status.engine else ""
+        name = name if name in served else sorted(served)[0]
+        engine = find_engine(view.engines, name)
+        key = "" if engine is None else engine.spec.key
+        return EngineReference(name=name, key=key, revision=served[name])
+    if target is not None:
+        return EngineReference(name=target.engine_name, key=target.engine_key, revision=target.revision)
+    if progress.wanted is not None:
+        return EngineReference(name=progress.wanted.name, key=progress.wanted.key)
+    return view.model.status.engine
+
+
+def find_engine(engines: tuple[Engine, ...], name: str) -> Engine | None:
+    """The Engine of that name."""
+    return next((engine for engine in engines if engine.metadata.name == name), None)
+
+
+def make_latency(view: ModelView, latency: Latency) -> LatencyStatus:
+    """The percentile in steps of 10 ms."""
+    slo = view.model.spec.slo
+    return LatencyStatus(
+        percentile=slo.percentile,
+        value=None if latency.value is None else Duration(f"{step(latency.value)}ms"),
+        window=Duration(f"{LATENCY_WINDOW_SECONDS}s"),
+        slo=slo.latency,
+    )
+
+
+def count_builds(view: ModelView) -> int:
+    """Build Jobs of the Engines that were made for this model."""
+    return sum(engine.status.attempts for engine in view.engines if engine.metadata.name in view.requested)
+
+
+def size_of(status: CompletionModelStatus) -> int:
+    """Bytes of the status as compact JSON."""
+    return len(json.dumps(status.to_api(), separators=(",", ":")).encode())
+
+
+def bound_status(status: CompletionModelStatus) -> CompletionModelStatus:
+    """The status in at most 4 KiB: inputs of old decisions go first, then long messages, then old decisions."""
+    decisions = list(status.decisions)
+    for index in range(len(decisions) - 1, 0, -1):
+        if size_of(status) <= STATUS_LIMIT:
+            return status
+        decisions[index] = decisions[index].model_copy(update={"inputs": {}})
+        status = status.model_copy(update={"decisions": tuple(decisions)})
+    for index in range(len(decisions) - 1, 0, -1):
+        if size_of(status) <= STATUS_LIMIT:
+            return status
+        decisions[index] = decisions[index].model_copy(update={"message": ""})
+        status = status.model_copy(update={"decisions": tuple(decisions)})
+    if size_of(status) > STATUS_LIMIT:
+        short = tuple(c.model_copy(update={"message": c.message[:SHORT_MESSAGE]}) for c in status.conditions)
+        status = status.model_copy(update={"conditions": short})
+    while size_of(status) > STATUS_LIMIT and len(decisions) > 1:
+        decisions.pop()
+        status = status.model_copy(update={"decisions": tuple(decisions)})
+    return status
+
+
+def is_due(old: CompletionModelStatus, new: CompletionModelStatus, *, since: float) -> bool:
+    """Whether to write: at once where a condition or a count changed, else at most every 30 s.
+
+    ``since`` is the seconds since the last write.
+    """
+    if old == new:
+        return False
+    return significant(old) != significant(new) or since >= WRITE_EVERY_SECONDS
+
+
+def significant(status: CompletionModelStatus) -> dict[str, Any]:
+    """The status without what follows the traffic from second to second."""
+    plain = status.to_api()
+    plain.pop("latency", None)
+    for condition in plain.get("conditions", ()):
+        if condition["type"] in VOLATILE:
+            condition.pop("message", None)
+    return plain

@@ -1,0 +1,168 @@
+"""The verdicts of a model, one condition a function. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
+from hotstart.operator.api.model_spec import Management
+from hotstart.operator.core.conditions import Verdict, failed_verdict, find_condition
+from hotstart.operator.core.facts import PodFacts
+from hotstart.operator.core.jobs import Failure, read_trouble
+from hotstart.operator.core.recipe import WantedEngine
+from hotstart.operator.core.revision import Target
+from hotstart.operator.core.scale import ScaleDecision, is_external
+from hotstart.operator.core.window import Latency, Window
+from hotstart.operator.core.workload import CRASHES_THAT_STOP, CrashRecord, has_failed, is_serving, read_crash
+
+
+@dataclass(frozen=True)
+class RouterFacts:
+    """The routers: how many there are, how many answer, whether all that answer hold the model's newest route."""
+
+    total: int = 0
+    heard: int = 0
+    up_to_date: bool = False
+
+
+def judge_engine(
+    wanted: WantedEngine | None, engine: Engine | None, failure: Failure | None, *, inspecting: bool
+) -> Verdict:
+    """EngineReady: inspection first, then the Engine's own Ready."""
+    kind = ConditionType.ENGINE_READY
+    if failure is not None:
+        return failed_verdict(kind, failure)
+    if inspecting or wanted is None:
+        return Verdict(kind, False, Reason.CHECKPOINT_INSPECTING, "The checkpoint is being inspected.")
+    ready = None if engine is None else find_condition(engine.status.conditions, ConditionType.READY)
+    if ready is None:
+        return Verdict(kind, False, Reason.BUILD_QUEUED, f"Engine {wanted.name[:12]} is looked up in the store.")
+    if ready.status is ConditionStatus.TRUE:
+        return Verdict(kind, True, ready.reason, f"Engine {wanted.name[:12]} stands in the store.")
+    return Verdict(kind, False, ready.reason, ready.message)
+
+
+def judge_workload(
+    model: CompletionModel, pods: Iterable[PodFacts], crashes: CrashRecord, target: Target | None, now: float
+) -> Verdict:
+    """WorkloadReady: as many pods serve as are wanted, of whatever revision."""
+    kind, wanted = ConditionType.WORKLOAD_READY, model.spec.replicas
+    live = [pod for pod in pods if not pod.deleting]
+    serving = sum(is_serving(pod, now) for pod in live)
+    if wanted == 0 and not serving:
+        return Verdict(kind, True, Reason.SCALED_TO_ZERO, "No replica is wanted.")
+    if serving >= wanted:
+        return Verdict(kind, True, Reason.REPLICAS_READY, f"{serving} of {wanted} replicas are ready.")
+    failure = find_pod_failure(live, crashes, now)
+    if failure is not None:
+        return Verdict(kind, False, failure.reason, f"{serving} of {wanted} replicas are ready. {failure.message}")
+    if target is None and not live:
+        return Verdict(kind, False, Reason.PENDING, "Replicas start once the engine is ready.")
+    reason = Reason.REPLICAS_STARTING if target is not None else Reason.REPLICAS_UNAVAILABLE
+    return Verdict(kind, False, reason, f"{serving} of {wanted} replicas are ready.")
+
+
+def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float) -> Failure | None:
+    """The worst that is known of the pods that do not serve."""
+    for pod in pods:
+        if has_failed(pod, now) or (pod.report is not None and pod.report.failure is not None):
+            reason, message = read_crash(pod)
+            return Failure(reason, f"Pod {pod.name}: {message}", True)
+    if crashes.count:
+        return Failure(
+            crashes.reason or Reason.PODS_CRASHING, f"Crashed {crashes.count} times: {crashes.message}", True
+        )
+    for pod in pods:
+        if pod.trouble is not None and not is_serving(pod, now):
+            return read_trouble(pod.trouble, secret="", what=f"pod {pod.name}")
+    return None
+
+
+def judge_endpoint(model: CompletionModel, serving: int, routers: RouterFacts) -> Verdict:
+    """EndpointReady: every router that answers sends requests to the model's pods."""
+    kind = ConditionType.ENDPOINT_READY
+    if routers.heard == 0:
+        message = "No router answers: see the Deployment of the routers." if routers.total else "There is no router."
+        return Verdict(kind, False, Reason.NO_ROUTER, message)
+    if serving == 0 and model.spec.replicas > 0:
+        return Verdict(kind, False, Reason.NO_ENDPOINTS, "No replica is ready to take requests.")
+    if not routers.up_to_date:
+        return Verdict(kind, False, Reason.ROUTER_BEHIND, "Routers are about to learn of the newest endpoints.")
+    if serving == 0:
+        return Verdict(kind, True, Reason.SCALED_TO_ZERO, "No replica is wanted; the routers know the model.")
+    name = f"{model.metadata.namespace}/{model.metadata.name}"
+    return Verdict(kind, True, Reason.ENDPOINTS_PUBLISHED, f"The routers serve model {name!r}.")
+
+
+def judge_slo(model: CompletionModel, latency: Latency) -> Verdict:
+    """SLOMet: the percentile of the last minute against the SLO; the value in steps of 10 ms."""
+    kind, slo = ConditionType.SLO_MET, model.spec.slo
+    if latency.value is None:
+        return Verdict(kind, None, Reason.NO_TRAFFIC, "No completion in the last minute.")
+    text = f"P{slo.percentile} of the last minute is {step(latency.value)} ms, the SLO {slo.latency.milliseconds} ms."
+    if latency.value <= slo.latency.milliseconds:
+        return Verdict(kind, True, Reason.WITHIN_SLO, text)
+    return Verdict(kind, False, Reason.ABOVE_SLO, text)
+
+
+def step(milliseconds: float) -> int:
+    """Milliseconds in steps of 10, rounded."""
+    return round(milliseconds / 10) * 10
+
+
+def judge_metrics(window: Window, routers: RouterFacts, now: float) -> Verdict:
+    """MetricsAvailable: routers report."""
+    kind = ConditionType.METRICS_AVAILABLE
+    if window.is_fresh(now):
+        return Verdict(kind, True, Reason.METRICS_FRESH, "Routers report each second.")
+    if window.heard is None:
+        return Verdict(kind, False, Reason.METRICS_MISSING, "No router has reported yet.")
+    return Verdict(kind, False, Reason.METRICS_STALE, "No router has reported lately; scaling holds.")
+
+
+def judge_scaling(model: CompletionModel, decision: ScaleDecision | None) -> Verdict:
+    """ScalingActive: who scales, and what the last word was."""
+    kind = ConditionType.SCALING_ACTIVE
+    if is_external(model.spec):
+        advice = "" if decision is None else f" Hotstart would run {decision.replicas}: {decision.message}"
+        return Verdict(kind, False, Reason.SCALING_EXTERNAL, f"Somebody else writes spec.replicas.{advice}")
+    if model.spec.management is Management.PAUSED:
+        return Verdict(kind, False, Reason.PAUSED, "management is Paused: the number of replicas stays.")
+    if decision is None:
+        return Verdict(kind, None, Reason.PENDING, "No decision was taken yet.")
+    if decision.reason is Reason.HOLD_NO_DATA:
+        return Verdict(kind, False, decision.reason, decision.message)
+    if decision.reason is Reason.OVERRIDE_ACTIVE:
+        return Verdict(kind, True, decision.reason, decision.message)
+    return Verdict(kind, True, Reason.SCALING_BY_SLO, decision.message)
+
+
+def judge_progress(
+    model: CompletionModel, engine: Verdict, workload: Verdict, pods: Iterable[PodFacts], target: Target | None
+) -> Verdict:
+    """Progressing: something is under way to what the spec wants."""
+    kind = ConditionType.PROGRESSING
+    if model.spec.management is Management.PAUSED:
+        return Verdict(kind, False, Reason.PAUSED, "management is Paused: nothing is written for this model.")
+    live = [pod for pod in pods if not pod.deleting]
+    if target is not None and any(pod.revision != target.revision for pod in live):
+        text = f"Pods of revision {target.revision[:8]} replace older ones."
+        return Verdict(kind, True, Reason.ROLLING_OUT, text)
+    if engine.holds is not True:
+        return Verdict(kind, engine.reason != Reason.RUNTIME_NOT_AVAILABLE, engine.reason, "")
+    if workload.holds is not True:
+        return Verdict(kind, True, workload.reason, "")
+    return Verdict(kind, False, Reason.UP_TO_DATE, "All is as wanted.")
+
+
+def judge_health(crashes: CrashRecord, target: Target | None) -> Verdict:
+    """Degraded: the revision crashed so often that no more pods are made of it."""
+    kind = ConditionType.DEGRADED
+    if target is None or crashes.count < CRASHES_THAT_STOP:
+        return Verdict(kind, False, Reason.HEALTHY, "")
+    message = (
+        f"Revision {target.revision[:8]} is stopped after {crashes.count} crashes, other revisions serve on: "
+        f"{crashes.message}. One pod is tried again every 5 min; change the spec to try at once."
+    )
+    return Verdict(kind, True, Reason.REVISION_STOPPED, message)

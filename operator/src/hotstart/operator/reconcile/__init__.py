@@ -1,0 +1,1 @@
+"""Reconciliation in numbered phases: gather, decide (core), apply, report. Effects go through ports."""

@@ -1,0 +1,120 @@
+"""The operator's half of a build: upload ids and presigned URLs for the builder, and the manifest at the end.
+
+Builders have no store credentials: they ask through the exchange. Upload ids and ETags live with the builder, so that a
+new leader goes on where the old one was. The manifest is written last, after every file's size was checked.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, parse_manifest
+from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, UploadPart
+from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
+from hotstart.operator.core.errors import HotstartError
+from hotstart.operator.core.facts import make_pod_facts
+from hotstart.operator.core.routes import bracket
+from hotstart.operator.reconcile.engine import namespace_uid
+from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.observed import Key, Observed
+from hotstart.operator.reconcile.ports import Agents, Cluster, Store, Upload
+from hotstart.operator.reconcile.work_queue import WorkQueue
+
+log = logging.getLogger(__name__)
+ROUNDS = 20  # messages to one builder in one turn, while it asks for something
+PARTS_A_ROUND = 64
+
+
+@dataclass(frozen=True)
+class BuildServer:
+    """Answers builders. One a process."""
+
+    cluster: Cluster
+    store: Store
+    agents: Agents
+    observed: Observed
+    memory: Memory
+    queue: WorkQueue
+    _requests: dict[str, BuildRequest] = field(default_factory=dict)  # by pod UID: what to say next
+
+    async def serve(self, pod: dict[str, Any]) -> None:
+        """Talks to one builder until it wants nothing more for now."""
+        facts = make_pod_facts(pod)
+        name = pod["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
+        raw = self.observed.get("Engine", facts.namespace, name)
+        if raw is None or not facts.ip or facts.phase != "Running":
+            return
+        key = raw["spec"]["key"]
+        for _ in range(ROUNDS):
+            request = self._requests.pop(facts.uid, BuildRequest())
+            address = f"{bracket(facts.ip)}:{PORT_AGENT}"
+            report = await self.agents.ask_builder(address, facts.uid, request)
+            if report is None:
+                return
+            self._note(Key("Engine", facts.namespace, name), report)
+            try:
+                answer = await self._answer(facts.namespace, key, report)
+            except (HotstartError, BadManifest) as error:
+                log.warning("build cannot go on engine=%s phase=%s error=%s", name, report.phase, error)
+                return
+            if answer is None:
+                return
+            self._requests[facts.uid] = answer
+            if answer.published:
+                self.memory.published.add((facts.namespace, name))
+                self.queue.add(Key("Engine", facts.namespace, name))
+
+    def _note(self, key: Key, report: BuildReport) -> None:
+        """Remembers the report; progress that people can see wakes the Engine's reconcile."""
+        place = (key.namespace, key.name)
+        last = self.memory.builds.get(place)
+        self.memory.builds[place] = report
+        if last is None or (last.phase, last.percent) != (report.phase, report.percent):
+            self.queue.add(key)
+
+    async def _answer(self, namespace: str, key: str, report: BuildReport) -> BuildRequest | None:
+        """What to tell the builder next; None where it wants nothing."""
+        prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), key)
+        if report.phase is BuildPhase.UPLOADED:
+            await self._publish(prefix, key, report)
+            return BuildRequest(published=True)
+        if report.phase is not BuildPhase.UPLOADING:
+            return None
+        wanted = {part.path for part in report.wants_parts}
+        known = {file.path: file.upload_id for file in report.files if file.upload_id}
+        lacking = [file.path for file in report.files if not file.upload_id and (not file.etags or file.path in wanted)]
+        ids = {path: await self.store.create_upload(prefix + path) for path in lacking}
+        parts = tuple(
+            UploadPart(
+                path=part.path,
+                number=part.number,
+                url=self.store.presign_part(prefix + part.path, upload_id, part.number),
+            )
+            for part in report.wants_parts[:PARTS_A_ROUND]
+            if (upload_id := known.get(part.path) or ids.get(part.path))
+        )
+        return BuildRequest(upload_ids=ids, parts=parts) if ids or parts else None
+
+    async def _publish(self, prefix: str, key: str, report: BuildReport) -> None:
+        """Completes the uploads, checks every size, and writes the manifest last.
+
+        Raises:
+            HotstartError, BadManifest: nothing was published.
+        """
+        manifest = parse_manifest(report.manifest, key=key)
+        check_files(manifest, report)
+        for file in report.files:
+            await self.store.complete_upload(Upload(prefix + file.path, file.upload_id, file.etags, file.size))
+        await self.store.put_manifest(prefix, report.manifest)
+        log.info("engine published key=%s files=%d bytes=%d", key[:12], len(manifest.files), manifest.size)
+
+
+def check_files(manifest: Manifest, report: BuildReport) -> None:
+    """Raises BadManifest unless the manifest names exactly the files that were uploaded."""
+    told = {(file.path, file.size, file.sha256) for file in report.files}
+    named = {(file.path, file.size, file.sha256) for file in manifest.files}
+    if told != named:
+        differing = ", ".join(sorted({path for path, _, _ in told ^ named}))
+        raise BadManifest(f"the manifest and the uploaded files differ: {differing}")

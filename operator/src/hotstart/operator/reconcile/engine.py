@@ -1,0 +1,171 @@
+"""Reconciles one Engine: 1 gather (the store's manifest first), 2 decide, 3 apply, 4 report."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from hotstart.engines.manifest import BadManifest, engine_prefix, parse_manifest
+from hotstart.exchange.messages import BuildPhase, ServingOptions
+from hotstart.operator.api import CompletionModel, Engine, Reason
+from hotstart.operator.api.model_spec import Checkpoint, Management
+from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine
+from hotstart.operator.core.diff import diff_merge
+from hotstart.operator.core.errors import HotstartError, StoreFailed
+from hotstart.operator.core.events import EventNote, note_changes
+from hotstart.operator.core.job_manifests import make_build_job
+from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.model import is_stored
+from hotstart.operator.core.recipe import make_serving_options, make_wanted_engine
+from hotstart.operator.core.revision import Images
+from hotstart.operator.core.writes import Create, Delete, Write
+from hotstart.operator.reconcile.apply import apply_writes
+from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.model import gather_build_jobs
+from hotstart.operator.reconcile.observed import Key, Observed
+from hotstart.operator.reconcile.ports import Clock, Cluster, Events, Store
+from pydantic import ValidationError
+
+log = logging.getLogger(__name__)
+RECHECK_SECONDS = 290.0  # an engine that stands is looked for again at each resync
+
+
+@dataclass(frozen=True)
+class Wanting:
+    """A model that wants the engine now: its checkpoint with its Secret, and its serving options."""
+
+    checkpoint: Checkpoint
+    serving: ServingOptions
+    paused: bool
+
+
+@dataclass(frozen=True)
+class EngineReconciler:
+    """One a process."""
+
+    cluster: Cluster
+    store: Store
+    events: Events
+    clock: Clock
+    observed: Observed
+    memory: Memory
+    images: Images
+    _checked: dict[str, float] = field(default_factory=dict)  # by UID: when the store was last asked
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Brings the engine nearer to standing in the store; returns the seconds until another look is due."""
+        raw = self.observed.get("Engine", key.namespace, key.name)
+        if raw is None or raw["metadata"].get("deletionTimestamp"):
+            return None
+        try:
+            engine = Engine.from_api(raw)
+        except ValidationError as error:
+            log.warning("engine unreadable key=%s error=%s", key, error)
+            return None
+        now = self.clock.now()
+        if is_stored(engine) and now - self._checked.get(engine.metadata.uid, -RECHECK_SECONDS) < RECHECK_SECONDS:
+            return None
+        wanting = find_wanting(self.observed, engine)
+        view = await self._gather(engine, wanting)  # 1
+        plan = decide_engine(view, now)  # 2
+        writes = make_writes(engine, wanting, plan, self.images)
+        failure: HotstartError | None = None
+        done: tuple[Write, ...] = ()
+        try:
+            done = await apply_writes(self.cluster, self.observed, writes)  # 3
+        except HotstartError as error:
+            failure = error
+        await self._report(engine, raw, plan, done)  # 4
+        if failure is not None:
+            raise failure
+        return plan.check_in
+
+    async def _gather(self, engine: Engine, wanting: Wanting | None) -> EngineView:
+        namespace, name = engine.metadata.namespace, engine.metadata.name
+        jobs = gather_build_jobs(self.observed, namespace, name)
+        report = self.memory.builds.get((namespace, name))
+        running = any(job.pod is not None and job.pod.phase == "Running" for job in jobs if not job.deleting)
+        uploaded = (namespace, name) in self.memory.published
+        stored, failure = None, None
+        if uploaded or not running or report is None or report.phase is BuildPhase.UPLOADED:
+            stored, failure = await self._look_up(engine)
+        return EngineView(
+            engine=engine,
+            jobs=jobs,
+            stored=stored,
+            store_failure=failure,
+            report=report if running else None,
+            wanted=wanting is not None,
+            secret="" if wanting is None else wanting.checkpoint.secret_name or "",
+        )
+
+    async def _look_up(self, engine: Engine) -> tuple[StoredEngine | None, Failure | None]:
+        """The engine in the store, or why that cannot be told."""
+        namespace, key = engine.metadata.namespace, engine.spec.key
+        prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), key)
+        try:
+            text = await self.store.get_manifest(prefix)
+            if text is None:
+                return None, None
+            self._checked[engine.metadata.uid] = self.clock.now()
+            return StoredEngine(parse_manifest(text, key=key), text, f"{self.store.location}{prefix}"), None
+        except StoreFailed as error:
+            return None, Failure(error.reason, f"The engine store does not serve: {error}", True)
+        except BadManifest as error:
+            message = f"{error}. Delete {self.store.location}{prefix} to have the engine built again."
+            return None, Failure(Reason.ENGINE_CORRUPT, message, True)
+
+    async def _report(self, engine: Engine, raw: dict[str, Any], plan: EnginePlan, done: tuple[Write, ...]) -> None:
+        patch = diff_merge(engine.status.to_api(), plan.status.to_api())
+        notes = [EventNote(False, w.reason, w.message) for w in done if isinstance(w, Create) and w.message]
+        notes += note_changes(engine.status.conditions, plan.status.conditions)
+        if patch:
+            meta = engine.metadata
+            changed = await self.cluster.patch_status("Engine", meta.namespace, meta.name, {"status": patch})
+            if changed is not None:
+                self.observed.put({**changed, "kind": "Engine"})
+        await self.events.send(raw, notes, self.clock.now())
+
+
+def find_wanting(observed: Observed, engine: Engine) -> Wanting | None:
+    """The first model by name that wants this engine now, a managed one before a paused one."""
+    found = []
+    for raw in observed.all("CompletionModel", engine.metadata.namespace):
+        try:
+            model = CompletionModel.from_api(raw)
+        except ValidationError:
+            log.debug("model unreadable, its own reconcile says so name=%s", raw["metadata"]["name"])
+            continue
+        pinned = model.status.checkpoint
+        wanted = None if pinned is None else make_wanted_engine(model.spec, pinned.digest)
+        if wanted is not None and wanted.key == engine.spec.key:
+            paused = model.spec.management is Management.PAUSED
+            found.append(Wanting(model.spec.checkpoint, make_serving_options(model.spec), paused))
+    return next(iter(sorted(found, key=lambda wanting: wanting.paused)), None)
+
+
+def make_writes(engine: Engine, wanting: Wanting | None, plan: EnginePlan, images: Images) -> tuple[Write, ...]:
+    """The build Job that is due; Jobs of no further use go. None while the only model that wants it is paused."""
+    if wanting is not None and wanting.paused:
+        return ()
+    writes: list[Write] = [Delete("Job", job.namespace, job.name, job.uid) for job in plan.obsolete]
+    if plan.start is not None and wanting is not None:
+        body = make_build_job(engine, wanting.checkpoint, wanting.serving, images, attempt=plan.start)
+        message = f"Building engine {engine.metadata.name[:12]} (attempt {plan.start + 1})."
+        writes.append(Create(body, Reason.ENGINE_BUILDING, message))
+    return tuple(writes)
+
+
+async def namespace_uid(cluster: Cluster, memory: Memory, namespace: str) -> str:
+    """The namespace's UID, under which its engines stand in the store.
+
+    Raises:
+        HotstartError: the API server does not tell.
+    """
+    if namespace not in memory.namespaces:
+        found = await cluster.get("Namespace", "", namespace)
+        if found is None:
+            raise HotstartError(f"namespace {namespace} is gone")
+        memory.namespaces[namespace] = found["metadata"]["uid"]
+    return memory.namespaces[namespace]

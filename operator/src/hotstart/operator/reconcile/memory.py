@@ -1,0 +1,59 @@
+"""What the operator remembers and could lose without harm: reports, statistics, crash counts, decisions.
+
+All of it is rebuilt from the cluster, from the agents' buffers, or from status, when another process leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hotstart.exchange.messages import BuildReport, PodReport
+from hotstart.operator.api.status import Decision
+from hotstart.operator.core.scale import ScaleDecision, ScaleState
+from hotstart.operator.core.verdicts import RouterFacts
+from hotstart.operator.core.window import Window
+from hotstart.operator.core.workload import CrashRecord
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A pod's last report and when it came."""
+
+    report: PodReport
+    at: float
+
+
+@dataclass
+class ModelMemory:
+    """Of one model."""
+
+    uid: str = ""
+    crashes: Mapping[str, CrashRecord] = field(default_factory=dict)
+    window: Window = field(default_factory=Window)
+    scale: ScaleState = field(default_factory=ScaleState)
+    decision: ScaleDecision | None = None
+    decisions: tuple[Decision, ...] | None = None  # None: not yet read from status
+    written_at: float = 0.0
+    store_checked_at: float = 0.0
+
+
+@dataclass
+class Memory:
+    """Of all. ``reports`` and ``builds`` are by UID and by (namespace, Engine)."""
+
+    models: dict[tuple[str, str], ModelMemory] = field(default_factory=dict)
+    reports: dict[str, Heard] = field(default_factory=dict)
+    builds: dict[tuple[str, str], BuildReport] = field(default_factory=dict)
+    published: set[tuple[str, str]] = field(default_factory=set)
+    out_of_routes: set[str] = field(default_factory=set)  # UIDs of pods that no router sends to
+    routers: dict[tuple[str, str], RouterFacts] = field(default_factory=dict)  # by model
+    router_total: int = 0
+    namespaces: dict[str, str] = field(default_factory=dict)  # UIDs by name
+
+    def of(self, namespace: str, name: str, uid: str) -> ModelMemory:
+        """A model's memory; a new one where another object has taken its name."""
+        found = self.models.get((namespace, name))
+        if found is None or found.uid != uid:
+            found = self.models[(namespace, name)] = ModelMemory(uid=uid)
+        return found

@@ -1,0 +1,109 @@
+"""Scaling: once a second the pure decision for every model, and in mode SLO its write through /scale."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from hotstart.exchange.names import ROLE_DRAINING
+from hotstart.operator.api import CompletionModel
+from hotstart.operator.api.model_spec import Management
+from hotstart.operator.core.errors import HotstartError
+from hotstart.operator.core.events import EventNote
+from hotstart.operator.core.model import to_decision
+from hotstart.operator.core.scale import Fleet, ScaleDecision, decide_scale, is_external
+from hotstart.operator.core.workload import has_failed, is_serving
+from hotstart.operator.reconcile.memory import Memory, ModelMemory
+from hotstart.operator.reconcile.model import gather_pods
+from hotstart.operator.reconcile.observed import Key, Observed
+from hotstart.operator.reconcile.ports import Clock, Cluster, Events
+from hotstart.operator.reconcile.work_queue import WorkQueue
+from pydantic import ValidationError
+
+log = logging.getLogger(__name__)
+KEPT_DECISIONS = 10
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """One a process; the only writer of spec.replicas in mode SLO."""
+
+    cluster: Cluster
+    events: Events
+    clock: Clock
+    observed: Observed
+    memory: Memory
+    queue: WorkQueue
+
+    async def turn(self) -> None:
+        """One decision for every model."""
+        for raw in self.observed.all("CompletionModel"):
+            if raw["metadata"].get("deletionTimestamp"):
+                continue
+            try:
+                model = CompletionModel.from_api(raw)
+            except ValidationError:
+                log.debug("model unreadable, its own reconcile says so name=%s", raw["metadata"]["name"])
+                continue
+            try:
+                await self._scale(model, raw)
+            except HotstartError as error:
+                log.warning("scaling failed model=%s error=%s", raw["metadata"]["name"], error)
+
+    async def _scale(self, model: CompletionModel, raw: dict[str, Any]) -> None:
+        meta, now = model.metadata, self.clock.now()
+        memory = self.memory.of(meta.namespace, meta.name, meta.uid)
+        fleet = self._gather_fleet(model)  # 1
+        decision, state = decide_scale(memory.window, memory.scale, model.spec, fleet, now)  # 2
+        paused = model.spec.management is Management.PAUSED
+        changes = decision.replicas != fleet.current
+        if changes and not paused and not is_external(model.spec):
+            await self.cluster.set_scale(meta.namespace, meta.name, decision.replicas)  # 3
+            self._take_in(raw, decision)
+            text = f"Scaled from {fleet.current} to {decision.replicas}: {decision.message}"
+            await self.events.send(raw, (EventNote(False, decision.reason, text),), now)
+            log.info(
+                "scaled model=%s/%s from=%d to=%d reason=%s",
+                meta.namespace,
+                meta.name,
+                fleet.current,
+                decision.replicas,
+                decision.reason,
+            )
+        memory.scale = state
+        self._remember(model, memory, decision, fleet.current, record=changes and not paused)  # 4
+
+    def _gather_fleet(self, model: CompletionModel) -> Fleet:
+        """Replicas that serve and that are on their way."""
+        meta, now = model.metadata, self.clock.now()
+        owned = self.observed.owned("Pod", meta.namespace, "CompletionModel", meta.name)
+        live = [
+            pod for pod in gather_pods(owned, self.memory.reports) if not pod.deleting and pod.role != ROLE_DRAINING
+        ]
+        ready = sum(is_serving(pod, now) for pod in live)
+        failed = sum(has_failed(pod, now) for pod in live)
+        return Fleet(
+            current=model.spec.replicas,
+            ready=ready,
+            coming=len(live) - ready - failed,
+            rolling_out=len({pod.revision for pod in live}) > 1,
+        )
+
+    def _take_in(self, raw: dict[str, Any], decision: ScaleDecision) -> None:
+        """The number counts at once: the watch tells of it later, and until then nothing is to be decided twice."""
+        self.observed.amend({**raw, "spec": {**raw["spec"], "replicas": decision.replicas}})
+
+    def _remember(
+        self, model: CompletionModel, memory: ModelMemory, decision: ScaleDecision, before: int, *, record: bool
+    ) -> None:
+        """The decision for status; a change is also one of the last ten, and advice once until it changes."""
+        last = memory.decision
+        memory.decision = decision
+        advised = is_external(model.spec) and last is not None and last.replicas == decision.replicas
+        if record and not advised:
+            kept = memory.decisions if memory.decisions is not None else model.status.decisions
+            made = to_decision(decision, before, self.clock.now())
+            memory.decisions = (made, *kept)[:KEPT_DECISIONS]
+        if record or last is None or last.reason is not decision.reason:
+            self.queue.add(Key("CompletionModel", model.metadata.namespace, model.metadata.name))

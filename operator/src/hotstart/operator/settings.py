@@ -1,0 +1,89 @@
+"""The operator's settings, from its environment."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hotstart.exchange.names import PORT_OPERATOR_METRICS
+from hotstart.operator.core.errors import BadSettings
+from hotstart.operator.core.revision import Images
+
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Where the engine store is. ``endpoint`` '' is AWS."""
+
+    bucket: str
+    endpoint: str
+    region: str
+    access_key: str
+    secret_key: str
+    session_token: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One process. ``watch_namespaces`` empty means all."""
+
+    namespace: str
+    pod_name: str
+    identity: str
+    watch_namespaces: tuple[str, ...]
+    images: Images
+    store: StoreSettings
+    port: int
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """The settings in an environment.
+
+    Raises:
+        BadSettings: names the variable that is missing or wrong.
+    """
+    endpoint = env.get("HOTSTART_STORE_ENDPOINT", "")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise BadSettings(f"HOTSTART_STORE_ENDPOINT is {endpoint!r}: it must start with http:// or https://.")
+    policy = env.get("HOTSTART_IMAGE_PULL_POLICY", "IfNotPresent")
+    if policy not in PULL_POLICIES:
+        raise BadSettings(f"HOTSTART_IMAGE_PULL_POLICY is {policy!r}: it must be one of {', '.join(PULL_POLICIES)}.")
+    pod_name = env.get("POD_NAME") or "operator"
+    watched = (name.strip() for name in env.get("HOTSTART_WATCH_NAMESPACES", "").split(","))
+    return Settings(
+        namespace=need(env, "HOTSTART_NAMESPACE", "the operator's own namespace"),
+        pod_name=pod_name,
+        identity=f"{pod_name}_{uuid.uuid4().hex[:8]}",
+        watch_namespaces=tuple(name for name in watched if name),
+        images=Images(
+            triton_cpu=need(env, "HOTSTART_IMAGE_TRITON_CPU", "the image of replicas on CPUs"),
+            builder=need(env, "HOTSTART_IMAGE_BUILDER", "the image of the engine builder"),
+            pull_policy=policy,
+        ),
+        store=StoreSettings(
+            bucket=need(env, "HOTSTART_STORE_BUCKET", "the bucket of the engine store"),
+            endpoint=endpoint,
+            region=env.get("HOTSTART_STORE_REGION") or "us-east-1",
+            access_key=need(env, "AWS_ACCESS_KEY_ID", "credentials of the engine store"),
+            secret_key=need(env, "AWS_SECRET_ACCESS_KEY", "credentials of the engine store"),
+            session_token=env.get("AWS_SESSION_TOKEN", ""),
+        ),
+        port=read_port(env.get("HOTSTART_METRICS_PORT", str(PORT_OPERATOR_METRICS))),
+    )
+
+
+def need(env: Mapping[str, str], name: str, what: str) -> str:
+    """A variable that must be set."""
+    value = env.get(name, "").strip()
+    if not value:
+        raise BadSettings(f"{name} is not set: it is {what}. The Helm chart sets it.")
+    return value
+
+
+def read_port(text: str) -> int:
+    """A TCP port."""
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise BadSettings(f"HOTSTART_METRICS_PORT is {text!r}: it must be a port between 1 and 65535.")
+    return int(text)
