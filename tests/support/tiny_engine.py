@@ -7,7 +7,8 @@ from pathlib import Path
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
 from hotstart.engines.runtimes.ctranslate2 import CTranslate2
-from support.tiny_checkpoint import TinyShape, write_tiny_checkpoint
+
+from tests.support.tiny_checkpoint import TinyShape, write_tiny_checkpoint
 
 RECIPE = EngineRecipe(CTRANSLATE2_TOOLCHAIN, dtype="float32", quantization="int8_float32")
 

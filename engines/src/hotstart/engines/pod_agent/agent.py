@@ -85,6 +85,7 @@ class Agent:
         self._lost_while_loading = 0
         self._bytes_done = 0
         self._counts = Counts()
+        self._drained: int | None = None
         self.state = PodState.EMPTY
         self._steps: Mapping[PodState, Callable[[Remembered], Awaitable[Event]]] = {
             PodState.FETCHING: self._fetch,
@@ -104,7 +105,13 @@ class Agent:
         if request.assignment is not None:
             files = tuple(file.model_copy(update={"url": ""}) for file in request.files)
             self.assign(request.assignment, files)
-        return await self.report()
+        report = await self.report()
+        if not request.drain:
+            self._drained = None
+            return report
+        # The counts may be a moment old: a pod is empty once two reports in a row say so.
+        before, self._drained = self._drained, report.in_flight
+        return report.model_copy(update={"in_flight": max(report.in_flight, 1 if before is None else before)})
 
     def assign(self, assignment: PodAssignment, files: tuple[EngineFile, ...]) -> None:
         """Takes an assignment, unless it is older than the one at hand."""

@@ -6,7 +6,9 @@ pods, and it has an edge at the SLO, so that the share within it is exact.
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from hotstart.engines.triton.completion.generation import FinishReason
@@ -17,15 +19,33 @@ from hotstart.engines.triton.completion.scheduler import Load
 EDGES_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 
 
+COMPLETED, CANCELLED, FAILED = OUTCOMES = ("completed", "cancelled", "failed")
+PERIOD_SECONDS = 0.1
+
+
+def decide_outcome(reason: FinishReason | None) -> str:
+    """The label of a request that ended so; None means that it failed. Pure."""
+    if reason is None:
+        return FAILED
+    return CANCELLED if reason is FinishReason.CANCELLED else COMPLETED
+
+
 def make_edges(slo_ms: int) -> tuple[float, ...]:
     """The histogram's upper edges in seconds, ascending, with one at the SLO. Pure."""
     return tuple(sorted({*EDGES_SECONDS, slo_ms / 1000}))
 
 
 class Metrics:
-    """``pb_utils`` is Triton's module, an argument so that this can be tested without Triton."""
+    """Counts on any thread, tells Triton on one thread of its own, every ``PERIOD_SECONDS``.
 
-    def __init__(self, pb_utils: Any, *, model: str, slo_ms: int) -> None:
+    Triton 2.51 crashes when metrics are changed on several threads at once; besides, each change is a message to the
+    server that no request should wait for. ``pb_utils`` is Triton's module, an argument so that tests need no Triton.
+    """
+
+    def __init__(self, pb_utils: Any, *, model: str, slo_ms: int, load: Callable[[], Load]) -> None:
+        self._load = load
+        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        self._closing = threading.Event()
         family = pb_utils.MetricFamily
         labels = {"model": model}
         seconds = family(
@@ -38,29 +58,37 @@ class Metrics:
         waiting = family(name=WAITING, description="Requests that wait for a worker.", kind=family.GAUGE)
         self._families = (seconds, requests, running, waiting)  # a metric ends with its family
         self._seconds = seconds.Metric(labels=labels, buckets=list(make_edges(slo_ms)))
-        outcomes = {None: "failed", FinishReason.CANCELLED: "cancelled"}
-        reasons: tuple[FinishReason | None, ...] = (None, *FinishReason)
-        self._requests = {
-            name: requests.Metric(labels={**labels, "outcome": name})
-            for name in sorted({outcomes.get(reason, "completed") for reason in reasons})
-        }
-        self._outcomes = {reason: self._requests[outcomes.get(reason, "completed")] for reason in reasons}
+        self._requests = {name: requests.Metric(labels={**labels, "outcome": name}) for name in OUTCOMES}
         self._running = running.Metric(labels=labels)
         self._waiting = waiting.Metric(labels=labels)
-        self._lock = threading.Lock()
         self._shown = Load(0, 0)
+        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
+        self._thread.start()
 
     def ended(self, ended: Ended) -> None:
         """Counts one request."""
-        self._outcomes[ended.reason].increment(1)
-        if ended.reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self._seconds.observe(ended.seconds)
+        self._ended.put(ended)
 
-    def show(self, load: Load) -> None:
-        """Sets the gauges, where they differ."""
-        with self._lock:
-            if load.running != self._shown.running:
-                self._running.set(load.running)
-            if load.waiting != self._shown.waiting:
-                self._waiting.set(load.waiting)
-            self._shown = load
+    def close(self) -> None:
+        """Tells what is left, and ends the thread."""
+        self._closing.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._closing.wait(PERIOD_SECONDS):
+            self._tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        while not self._ended.empty():
+            ended = self._ended.get()
+            outcome = decide_outcome(ended.reason)
+            self._requests[outcome].increment(1)
+            if outcome == COMPLETED:
+                self._seconds.observe(ended.seconds)
+        load = self._load()
+        if load.running != self._shown.running:
+            self._running.set(load.running)
+        if load.waiting != self._shown.waiting:
+            self._waiting.set(load.waiting)
+        self._shown = load

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from hotstart.engines.triton.completion.metrics import Metrics
 from hotstart.engines.triton.completion.names import WARM_UP_ID
 from hotstart.engines.triton.completion.options import parse_options
 from hotstart.engines.triton.completion.prompts import make_formatter
-from hotstart.engines.triton.completion.scheduler import Load, Scheduler
+from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
 from hotstart.exchange.messages import ServingOptions
 from tokenizers import Tokenizer
@@ -33,24 +34,35 @@ CONTEXT_FOR_DECODING = 4  # tokens of the prompt that the decoder sees, so that 
 
 
 class TritonAnswer:
-    """Implements ``job.Answer`` with a decoupled response sender."""
+    """Implements ``job.Answer`` with a decoupled response sender.
+
+    Triton frees a request with its final response; asking it afterwards whether it is cancelled crashes the server. So
+    the two exclude each other.
+    """
 
     def __init__(self, request: Any) -> None:
         self._request = request
         self._sender = request.get_response_sender()
+        self._lock = threading.Lock()
+        self._over = False
 
     def send(self, text: str) -> None:
         self._sender.send(_response(text, ""))
 
     def finish(self, text: str, details: str) -> None:
-        self._sender.send(_response(text, details), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._end(_response(text, details))
 
     def fail(self, error: CompletionError) -> None:
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._end(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))))
 
     def gone(self) -> bool:
-        return bool(self._request.is_cancelled())
+        with self._lock:
+            return not self._over and bool(self._request.is_cancelled())
+
+    def _end(self, response: Any) -> None:
+        with self._lock:
+            self._over = True
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class TritonPythonModel:
@@ -68,8 +80,10 @@ class TritonPythonModel:
         self._engine = CTranslate2Engine(
             folder, facts, inter_threads=self._serving.inter_threads, intra_threads=self._serving.intra_threads
         )
-        self._metrics = Metrics(pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms)
-        self._scheduler = Scheduler(self._serving.inter_threads, self._serving.queue_limit, self._on_load)
+        self._scheduler = Scheduler(self._serving.inter_threads, self._serving.queue_limit)
+        self._metrics = Metrics(
+            pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms, load=self._scheduler.load
+        )
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -86,6 +100,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._scheduler.close()
+        self._metrics.close()
 
     def _take(self, request: Any, answer: TritonAnswer, received: float) -> None:
         cancel = _read(request, "cancel")
@@ -110,9 +125,6 @@ class TritonPythonModel:
                 on_end=_ignore if request.request_id().startswith(WARM_UP_ID) else self._metrics.ended,
             )
         )
-
-    def _on_load(self, load: Load) -> None:
-        self._metrics.show(load)
 
 
 def _ignore(ended: Ended) -> None:

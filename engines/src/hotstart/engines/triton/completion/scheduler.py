@@ -52,10 +52,9 @@ class Load:
 class Scheduler:
     """``workers`` threads that run jobs in the order they came; at most ``limit`` jobs wait."""
 
-    def __init__(self, workers: int, limit: int, on_load: Callable[[Load], None] = lambda load: None) -> None:
+    def __init__(self, workers: int, limit: int) -> None:
         self._limit = limit
         self._workers = workers
-        self._on_load = on_load
         self._changed = threading.Condition()
         self._waiting: deque[_Entry] = deque()
         self._running: set[_Entry] = set()
@@ -79,8 +78,6 @@ class Scheduler:
                 raise Overloaded(f"{len(self._waiting)} requests are waiting already; retry, or add replicas")
             self._waiting.append(_Entry(job))
             self._changed.notify_all()
-            load = self._load()
-        self._on_load(load)
 
     def cancel(self, job_id: str) -> int:
         """Cancels all jobs with that id; how many there were. One that waited is dropped before this returns."""
@@ -94,7 +91,7 @@ class Scheduler:
     def load(self) -> Load:
         """How many jobs run and wait now."""
         with self._changed:
-            return self._load()
+            return Load(len(self._running), len(self._waiting))
 
     def close(self) -> None:
         """Takes no more jobs, runs those it has, and ends its threads."""
@@ -104,19 +101,13 @@ class Scheduler:
         for thread in self._threads:
             thread.join()
 
-    def _load(self) -> Load:
-        return Load(len(self._running), len(self._waiting))
-
     def _drop_cancelled(self) -> None:
         with self._changed:
             dropped = [entry for entry in self._waiting if entry.cancelled.is_set()]
             for entry in dropped:
                 self._waiting.remove(entry)
-            load = self._load()
         for entry in dropped:
             self._answer(entry.job.drop, entry)
-        if dropped:
-            self._on_load(load)
 
     def _work(self) -> None:
         while (entry := self._next()) is not None:
@@ -129,8 +120,6 @@ class Scheduler:
             with self._changed:
                 self._running.discard(entry)
                 self._changed.notify_all()
-                load = self._load()
-            self._on_load(load)
 
     def _next(self) -> _Entry | None:
         with self._changed:
