@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from hotstart.engines.checkpoints.checkpoint import EMBEDDINGS, FINAL_NORM, PROJECTION, Array, ModelFacts, Shape
 from hotstart.engines.checkpoints.gguf_head import GgufTensor, read_head
-from hotstart.engines.checkpoints.llama_config import check_heads, make_rope_scaling
+from hotstart.engines.checkpoints.llama_config import check_sizes, make_rope_scaling
 from hotstart.engines.checkpoints.tokenizer import end_ids, make_tokenizer_json, parse_tokenizer
 from hotstart.engines.errors import Reason, Terminal
 
@@ -101,7 +101,7 @@ class GgufFile:
             attention_bias=any(name.endswith("q_proj.bias") for name in self._tensors),
             mlp_bias=any(name.endswith("gate_proj.bias") for name in self._tensors),
         )
-        check_heads(facts)
+        check_sizes(facts)
         return facts
 
     def _rope_scaling(self) -> Any:

@@ -67,7 +67,7 @@ def read_head(path: Path) -> GgufHead:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(data, size)
-    except (_Damaged, struct.error, ValueError, UnicodeDecodeError) as error:
+    except (_Damaged, struct.error, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         raise Terminal(
             Reason.CHECKPOINT_CORRUPT,
             f"{path.name} ({size} bytes) is cut short or no GGUF file: {error}. Upload it again.",

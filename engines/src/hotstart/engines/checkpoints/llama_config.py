@@ -9,6 +9,7 @@ from hotstart.engines.checkpoints.checkpoint import ModelFacts, RopeScaling
 from hotstart.engines.errors import Reason, Terminal
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+MOST_LAYERS = 1000
 
 
 def make_facts(config: Mapping[str, Any]) -> ModelFacts:
@@ -38,12 +39,17 @@ def make_facts(config: Mapping[str, Any]) -> ModelFacts:
         attention_bias=bool(config.get("attention_bias", False)),
         mlp_bias=bool(config.get("mlp_bias", False)),
     )
-    check_heads(facts)
+    check_sizes(facts)
     return facts
 
 
-def check_heads(facts: ModelFacts) -> None:
-    """Raises Terminal where the heads cannot be: queries that do not share keys evenly, or an odd rotary width."""
+def check_sizes(facts: ModelFacts) -> None:
+    """Raises Terminal where sizes cannot be: queries that share keys unevenly, an odd rotary width, absurd depth."""
+    if facts.layers > MOST_LAYERS:
+        raise Terminal(
+            Reason.CHECKPOINT_CORRUPT,
+            f"The config has {facts.layers} layers, more than any network has: upload the checkpoint again.",
+        )
     if facts.heads % facts.kv_heads or facts.head_dim % 2:
         raise Terminal(
             Reason.CHECKPOINT_CORRUPT,
