@@ -55,11 +55,18 @@ async def test_a_fault_in_a_child_comes_back_with_its_traceback(server: FakeServ
         await run_in_processes(broken, 1)
 
 
-async def test_real_time_priority_is_used_only_when_asked_for(server: FakeServer) -> None:
-    plan = make_constant_plan(server.url, MODEL, rate=20, duration=0.1)
+async def test_real_time_priority_is_used_only_when_asked_for_and_never_on_all_cores(server: FakeServer) -> None:
+    plan = make_constant_plan(server.url, MODEL, rate=100, duration=0.1)
     assert (await run_in_processes(plan, 1, realtime=False)).realtime is False
-    allowed = os.geteuid() == 0 and (await run_in_processes(plan, 1, realtime=True)).realtime
-    assert allowed in (True, False)
+    assert (await run_in_processes(plan, min(os.cpu_count() or 1, 10), realtime=True)).realtime is False
+
+
+def test_real_time_priority_is_reported_as_the_system_has_it() -> None:
+    code = (
+        "import os, sys; from hotstart.loadtest.fleet import ask_for_realtime\n"
+        "sys.exit(ask_for_realtime() != (os.sched_getscheduler(0) == os.SCHED_RR))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_priority_that_is_not_allowed_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def _write(options: argparse.Namespace, result: LoadResult) -> None:
     if options.json:
         print(text)
     else:
-        print_report(result, Console())
+        print_report(result, Console(highlight=False))
     if options.output is not None:
         options.output.write_text(text + "\n", encoding="utf-8")
 

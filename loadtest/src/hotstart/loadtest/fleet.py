@@ -54,10 +54,13 @@ async def run_in_processes(
 ) -> LoadResult:
     """Send `plan` from `processes` children and return the merged result; otherwise like `drive.run_load`.
 
-    realtime: let the children run ahead of ordinary processes where the system allows it (see `ask_for_realtime`).
+    realtime: let the children run ahead of ordinary processes where the system allows it (see `ask_for_realtime`), and
+        as long as they leave a core to the others.
+    The children are spawned: a script that calls this keeps its own work under `if __name__ == "__main__":`.
     Raises ValueError when processes is not positive, FleetError when a child fails. No child outlives the call.
     """
     shares = shard_plan(plan, processes)
+    realtime = realtime and len(shares) < (os.cpu_count() or 1)  # else they could starve a server on this machine
     stop = stop or asyncio.Event()
     children: list[_Child] = []
     try:
