@@ -49,6 +49,8 @@ def note_changes(old: Iterable[Condition], new: Iterable[Condition]) -> tuple[Ev
         bad = condition.status is (
             ConditionStatus.TRUE if condition.type == ConditionType.DEGRADED else ConditionStatus.FALSE
         )
-        note = EventNote(bad and condition.reason not in ON_THE_WAY, condition.reason, condition.message)
+        if condition.reason in ON_THE_WAY:
+            continue  # what was done about it is an event already
+        note = EventNote(bad, condition.reason, condition.message)
         notes.setdefault((note.reason, note.message), note)
     return tuple(notes.values())

@@ -1,0 +1,548 @@
+"""The world of the operator in memory: an API server with resource versions, kubelet, agents, store, clock.
+
+The API server keeps what matters of the real one: optimistic concurrency, AlreadyExists, UIDs, status apart, garbage
+collection by owner, a write that changes nothing makes no new version. `kubelet` moves Jobs and pods on by one step.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from datetime import UTC, datetime
+
+from hotstart.engines.key import key_inputs
+from hotstart.engines.manifest import Manifest, ManifestFile, engine_prefix
+from hotstart.exchange.messages import BuildPhase, BuildReport, BuiltFile, PodReport, PodState, RouterReport
+from hotstart.operator.api import CompletionModelSpec, Engine
+from hotstart.operator.core.diff import covers
+from hotstart.operator.core.errors import Conflict, HotstartError, Retryable
+from hotstart.operator.core.revision import Images
+from hotstart.operator.reconcile.builds import BuildServer
+from hotstart.operator.reconcile.engine import EngineReconciler
+from hotstart.operator.reconcile.exchange import Exchange, RouterPod
+from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.model import ModelReconciler
+from hotstart.operator.reconcile.observed import WATCHED, Key, Observed, keys_of
+from hotstart.operator.reconcile.scaling import Scaler
+
+NAMESPACE = "team"
+START = 1_800_000_000.0
+CLUSTER_SCOPED = ("Node", "Namespace")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = START
+
+    def now(self) -> float:
+        return self.seconds
+
+
+def stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def merge(old, patch):
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(old) if isinstance(old, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge(result.get(name), value)
+    return result
+
+
+class Died(BaseException):
+    """The operator's process ended here."""
+
+
+class FakeCluster:
+    """Implements the port Cluster. ``writes`` lists every write that changed something."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.objects: dict[tuple[str, str, str], dict] = {}
+        self.writes: list[str] = []
+        self.attempts = 0
+        self.fail_at: dict[int, BaseException] = {}
+        self.watchers: list = []
+        self._versions = itertools.count(100)
+        self._uids = itertools.count(1)
+        self.create_now("Namespace", {"metadata": {"name": NAMESPACE}})
+
+    def create_now(self, kind: str, body: dict) -> dict:
+        """Without counting as a write of the operator."""
+        obj = {"apiVersion": "v1", **copy.deepcopy(dict(body)), "kind": kind}
+        meta = obj["metadata"]
+        if kind not in CLUSTER_SCOPED:
+            meta.setdefault("namespace", NAMESPACE)
+        meta.update(uid=f"uid-{next(self._uids)}", generation=1, creationTimestamp=stamp(self.clock.now()))
+        return self._store(obj)
+
+    def _store(self, obj: dict) -> dict:
+        obj["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.objects[self._place(obj)] = obj
+        self._tell(obj, deleted=False)
+        return copy.deepcopy(obj)
+
+    def _place(self, obj: dict) -> tuple[str, str, str]:
+        return (obj["kind"], obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+
+    def _tell(self, obj: dict, *, deleted: bool) -> None:
+        for watcher in self.watchers:
+            watcher(copy.deepcopy(obj), deleted)
+
+    def change(self, kind: str, name: str, patch: dict, namespace: str | None = None) -> dict:
+        """What somebody else changes; a change of spec raises the generation."""
+        place = (kind, "" if kind in CLUSTER_SCOPED else namespace or NAMESPACE, name)
+        old = self.objects[place]
+        new = merge(copy.deepcopy(old), patch)
+        if new == old:
+            return new
+        if new.get("spec") != old.get("spec"):
+            new["metadata"]["generation"] += 1
+        return self._store(new)
+
+    def drop(self, kind: str, name: str, namespace: str = NAMESPACE) -> None:
+        obj = self.objects.pop((kind, namespace, name))
+        self._tell(obj, deleted=True)
+        for other in list(self.objects.values()):
+            owners = other["metadata"].get("ownerReferences", ())
+            if any(owner["uid"] == obj["metadata"]["uid"] for owner in owners):
+                self.drop(other["kind"], other["metadata"]["name"], other["metadata"]["namespace"])
+
+    def all(self, kind: str) -> list[dict]:
+        return [copy.deepcopy(obj) for place, obj in sorted(self.objects.items()) if place[0] == kind]
+
+    def _attempt(self, what: str) -> None:
+        self.attempts += 1
+        if (error := self.fail_at.pop(self.attempts, None)) is not None:
+            raise error
+
+    # ---- the port
+
+    async def list(self, kind, *, namespace="", labels=""):
+        return tuple(obj for obj in self.all(kind) if not namespace or obj["metadata"].get("namespace") == namespace)
+
+    async def get(self, kind, namespace, name):
+        return copy.deepcopy(self.objects.get((kind, namespace, name)))
+
+    async def create(self, body):
+        self._attempt("create")
+        body = json.loads(json.dumps(body))
+        if self._place(body) in self.objects:
+            raise Conflict(f"{self._place(body)} already exists")
+        self.writes.append(f"create {body['kind']}/{body['metadata']['name']}")
+        return self.create_now(body["kind"], body)
+
+    async def apply(self, body):
+        self._attempt("apply")
+        body = json.loads(json.dumps(body))
+        old = self.objects.get(self._place(body))
+        if old is None:
+            self.writes.append(f"apply {body['kind']}/{body['metadata']['name']}")
+            return self.create_now(body["kind"], body)
+        if covers(old, body):
+            return copy.deepcopy(old)
+        self.writes.append(f"apply {body['kind']}/{body['metadata']['name']}")
+        return self._store(merge(copy.deepcopy(old), body))
+
+    async def patch(self, kind, namespace, name, body):
+        self._attempt("patch")
+        if (kind, namespace, name) not in self.objects:
+            return None
+        self.writes.append(f"patch {kind}/{name}")
+        return self.change(kind, name, json.loads(json.dumps(body)), namespace)
+
+    async def patch_status(self, kind, namespace, name, body):
+        self._attempt("status")
+        if (kind, namespace, name) not in self.objects:
+            return None
+        assert set(body) == {"status"}
+        self.writes.append(f"status {kind}/{name}")
+        return self.change(kind, name, json.loads(json.dumps(body)), namespace)
+
+    async def delete(self, kind, namespace, name, uid):
+        self._attempt("delete")
+        obj = self.objects.get((kind, namespace, name))
+        if obj is None or obj["metadata"]["uid"] != uid:
+            return None
+        self.writes.append(f"delete {kind}/{name}")
+        self.drop(kind, name, namespace)
+        return None
+
+    async def set_scale(self, namespace, name, replicas):
+        self._attempt("scale")
+        self.writes.append(f"scale {name} {replicas}")
+        self.change("CompletionModel", name, {"spec": {"replicas": replicas}}, namespace)
+
+
+class FakeStore:
+    """Implements the port Store."""
+
+    location = "s3://engines/"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, str] = {}
+        self.failure: HotstartError | None = None
+
+    async def get_manifest(self, prefix):
+        if self.failure:
+            raise self.failure
+        return self.objects.get(prefix + "manifest.json")
+
+    async def put_manifest(self, prefix, text):
+        return self.objects.setdefault(prefix + "manifest.json", text)
+
+    async def create_upload(self, object_key):
+        return f"upload-of-{object_key}"
+
+    async def complete_upload(self, upload):
+        assert upload.upload_id == f"upload-of-{upload.object_key}"
+        self.objects[upload.object_key] = "x" * upload.size
+
+    def presign_part(self, object_key, upload_id, number):
+        return f"http://store/{object_key}?upload={upload_id}&part={number}"
+
+    def presign_get(self, object_key):
+        return f"http://store/{object_key}"
+
+
+class FakeAgents:
+    """Implements the port Agents: pods become ready in steps, builders upload one file, one router obeys."""
+
+    def __init__(self, world) -> None:
+        self.world = world
+        self.states: dict[str, PodState] = {}
+        self.failures: dict[str, object] = {}  # by engine key, or "*"
+        self.in_flight: dict[str, int] = {}
+        self.silent = False
+        self.routes = ()
+        self.router_generation = 0
+        self.seconds: list = []
+        self.builders: dict[str, dict] = {}
+        self.pod_requests: list = []
+
+    async def ask_pod(self, address, uid, request):
+        if self.silent:
+            return None
+        self.pod_requests.append((uid, request))
+        key = request.assignment.engine_key if request.assignment else ""
+        failure = self.failures.get(key) or self.failures.get("*")
+        state = self.states.get(uid, PodState.EMPTY)
+        if failure is not None and state is not PodState.READY:
+            state = PodState.FAILED
+        elif request.assignment and (request.files or state is not PodState.EMPTY):
+            state = {PodState.EMPTY: PodState.FETCHING, PodState.FETCHING: PodState.LOADING}.get(state, PodState.READY)
+        self.states[uid] = state
+        return PodReport(
+            pod_uid=uid,
+            state=state,
+            engine_key=key,
+            phases={"fetch": 1.0, "load": 0.5},
+            failure=failure if state is PodState.FAILED else None,
+            in_flight=self.in_flight.get(uid, 0),
+        )
+
+    async def ask_router(self, address, uid, request):
+        if self.silent:
+            return None
+        self.routes, self.router_generation = request.routes, request.generation
+        seconds = tuple(s for s in self.seconds if s.second > request.cursor)
+        cursor = max([request.cursor, *(s.second for s in seconds)])
+        return RouterReport(pod_uid=uid, generation=request.generation, cursor=cursor, seconds=seconds)
+
+    async def ask_builder(self, address, uid, request):
+        if self.silent:
+            return None
+        job = self.builders.setdefault(uid, {"id": "", "url": "", "done": False})
+        job["id"] = request.upload_ids.get("model.bin", job["id"])
+        job["url"] = next((part.url for part in request.parts), job["url"])
+        job["done"] = job["done"] or request.published
+        engine = self.world.engine_of_builder(uid)
+        manifest = make_manifest(engine)
+        uploaded = bool(job["url"])
+        etags = ("e1",) if uploaded else ()
+        wants = () if uploaded or not job["id"] else ({"path": "model.bin", "number": 1},)
+        return BuildReport.model_validate(
+            {
+                "pod_uid": uid,
+                "engine_key": engine.spec.key,
+                "phase": BuildPhase.UPLOADED if uploaded else BuildPhase.UPLOADING,
+                "percent": 90,
+                "files": [
+                    BuiltFile(path="model.bin", size=10, sha256="ab" * 32, upload_id=job["id"], etags=etags).model_dump()
+                ],
+                "wants_parts": wants,
+                "manifest": manifest.to_json() if uploaded else "",
+            }
+        )
+
+
+def make_manifest(engine: Engine) -> Manifest:
+    return Manifest(
+        key=engine.spec.key,
+        inputs=key_inputs(engine.spec.checkpoint_digest, engine.spec.recipe.to_engine_recipe()),
+        files=(ManifestFile("model.bin", 10, "ab" * 32),),
+        tokenizer_digest=engine.spec.tokenizer_digest,
+        build_seconds=3.0,
+    )
+
+
+class FakeEvents:
+    def __init__(self) -> None:
+        self.notes: list = []
+
+    async def send(self, obj, notes, now):
+        self.notes += notes
+
+
+class FakeQueue:
+    """The queue without time: keys in order, each once."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+
+    def add(self, key: Key) -> None:
+        if key not in self.keys:
+            self.keys.append(key)
+
+
+class Operator:
+    """One process of the operator; `step` is one second of its life."""
+
+    def __init__(self, world) -> None:
+        self.world, self.queue, self.observed, self.memory = world, FakeQueue(), Observed(), Memory()
+        cluster, clock, store, agents = world.cluster, world.clock, world.store, world.agents
+        images = Images("triton:1", "builder:1")
+        self.models = ModelReconciler(cluster, world.events, clock, self.observed, self.memory, images, '{"keys":[]}')
+        self.engines = EngineReconciler(cluster, store, world.events, clock, self.observed, self.memory, images)
+        builds = BuildServer(cluster, store, agents, self.observed, self.memory, self.queue)
+        self.exchange = Exchange(cluster, store, agents, clock, self.observed, self.memory, self.queue, builds)
+        self.exchange.routers = (RouterPod("router-uid", "10.0.0.1:9700"),)
+        self.scaler = Scaler(cluster, world.events, clock, self.observed, self.memory, self.queue)
+        self.failures = 0
+        for kind in WATCHED:
+            for obj in world.cluster.all(kind):
+                self.see(obj, False)
+        world.cluster.watchers = [self.see]
+
+    def see(self, obj, deleted) -> None:
+        if obj["kind"] not in WATCHED:
+            return
+        keys = keys_of(obj, self.observed)
+        if deleted:
+            self.observed.remove(obj)
+        elif not self.observed.put(obj):
+            return
+        for key in keys:
+            self.queue.add(key)
+
+    async def drain_queue(self) -> None:
+        for _ in range(200):
+            if not self.queue.keys:
+                return
+            key = self.queue.keys.pop(0)
+            try:
+                reconciler = self.models if key.kind == "CompletionModel" else self.engines
+                if await reconciler.reconcile(key) == 0.0:
+                    self.queue.add(key)
+            except HotstartError:
+                self.failures += 1
+                self.queue.add(key)
+                if self.failures > 50:
+                    raise
+        raise AssertionError(f"the queue does not come to rest: {self.queue.keys}")
+
+    async def step(self) -> None:
+        for obj in (*self.world.cluster.all("CompletionModel"), *self.world.cluster.all("Engine")):
+            self.queue.add(Key(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]))
+        await self.drain_queue()
+        await self.exchange.turn()
+        await self.scaler.turn()
+        await self.drain_queue()
+
+
+class World:
+    """Everything, and time. ``settle`` runs until nothing changes."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.cluster = FakeCluster(self.clock)
+        self.store = FakeStore()
+        self.agents = FakeAgents(self)
+        self.events = FakeEvents()
+        self.inspections: dict[str, dict] = {}  # by URI: what the inspect Job's pod says; default: success
+        self.build_exit: dict | None = None  # what a build Job's pod says instead of building
+        self.missing_secrets: set[str] = set()
+        self.operator: Operator | None = None
+
+    def restart(self) -> None:
+        self.operator = Operator(self)
+
+    def engine_of_builder(self, uid: str) -> Engine:
+        pod = next(obj for obj in self.cluster.objects.values() if obj["metadata"]["uid"] == uid)
+        return Engine.from_api(self.cluster.objects[("Engine", NAMESPACE, pod["metadata"]["labels"]["hotstart.dev/engine"])])
+
+    def kubelet(self) -> None:
+        """Controllers, scheduler and kubelet: one step of every Job and pod."""
+        for job in self.cluster.all("Job"):
+            self._move_job(job)
+        for pod in self.cluster.all("Pod"):
+            self._move_pod(pod)
+
+    def _move_job(self, job: dict) -> None:
+        name = job["metadata"]["name"]
+        pods = [
+            pod
+            for pod in self.cluster.all("Pod")
+            if any(owner["name"] == name for owner in pod["metadata"].get("ownerReferences", ()))
+        ]
+        if not pods and not job.get("status"):
+            template = copy.deepcopy(job["spec"]["template"])
+            owner = {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
+            template["metadata"] |= {"name": f"{name}-x1", "ownerReferences": [owner]}
+            self.cluster.create_now("Pod", template)
+        for pod in pods:
+            phase = pod.get("status", {}).get("phase")
+            if phase in ("Succeeded", "Failed") and not job.get("status"):
+                kind = "Complete" if phase == "Succeeded" else "Failed"
+                done = {"type": kind, "status": "True", "lastTransitionTime": stamp(self.clock.now())}
+                self.cluster.change("Job", name, {"status": {"conditions": [done]}})
+
+    def _move_pod(self, pod: dict) -> None:
+        labels = pod["metadata"]["labels"]
+        status = pod.get("status", {})
+        if labels["app.kubernetes.io/component"] == "serving":
+            ready = self.agents.states.get(pod["metadata"]["uid"]) is PodState.READY
+            self._set(pod, self._running(pod, ready))
+        elif labels["app.kubernetes.io/component"] == "inspect":
+            self._run_inspect(pod)
+        elif self.build_exit is not None:
+            self._end(pod, self.build_exit)
+        elif self.agents.builders.get(pod["metadata"]["uid"], {}).get("done"):
+            self._end(pod, {})
+        elif not status:
+            self._set(pod, self._running(pod, False))
+
+    def _running(self, pod: dict, ready: bool) -> dict:
+        since = pod["metadata"]["creationTimestamp"]
+        old = {c["type"]: c for c in pod.get("status", {}).get("conditions", ())}
+        value = "True" if ready else "False"
+        if old.get("Ready", {}).get("status") == value:
+            return pod["status"]
+        conditions = [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": since},
+            {"type": "Ready", "status": value, "lastTransitionTime": stamp(self.clock.now())},
+        ]
+        address = f"10.1.0.{int(pod['metadata']['uid'].removeprefix('uid-')) % 250}"
+        return {"phase": "Running", "podIP": address, "startTime": since, "conditions": conditions}
+
+    def _run_inspect(self, pod: dict) -> None:
+        container = pod["spec"]["containers"][0]
+        env = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+        for reference in container.get("envFrom", ()):
+            secret = reference["secretRef"]["name"]
+            if secret in self.missing_secrets:
+                waiting = {"reason": "CreateContainerConfigError", "message": f'secret "{secret}" not found'}
+                statuses = [{"name": "builder", "state": {"waiting": waiting}}]
+                self._set(pod, {"phase": "Pending", "containerStatuses": statuses})
+                return
+        uri = json.loads(env["HOTSTART_CHECKPOINT"])["uri"]
+        good = {"digest": digest(uri), "tokenizerDigest": "cd" * 32, "architecture": "LlamaForCausalLM", "files": 2}
+        self._end(pod, self.inspections.get(uri, good))
+
+    def _end(self, pod: dict, said: dict) -> None:
+        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            return
+        failed = "failure" in said
+        code = 0 if not failed else 1 if said["failure"]["retryable"] else 64
+        ended = {
+            "exitCode": code,
+            "reason": "Error" if failed else "Completed",
+            "message": json.dumps(said),
+            "finishedAt": stamp(self.clock.now()),
+        }
+        statuses = [{"name": "builder", "state": {"terminated": ended}}]
+        self._set(pod, {"phase": "Failed" if failed else "Succeeded", "containerStatuses": statuses})
+
+    def _set(self, pod: dict, status: dict) -> None:
+        if pod.get("status") != status:
+            self.cluster.change("Pod", pod["metadata"]["name"], {"status": None})
+            self.cluster.change("Pod", pod["metadata"]["name"], {"status": status})
+
+    async def run(self, seconds: int) -> None:
+        """So many seconds."""
+        if self.operator is None:
+            self.restart()
+        for _ in range(seconds):
+            self.kubelet()
+            await self.operator.step()
+            self.clock.seconds += 1
+
+    async def run_until(self, what, limit: int = 60) -> None:
+        """Until ``what`` holds."""
+        for _ in range(limit):
+            await self.run(1)
+            if what():
+                return
+        raise AssertionError(f"not within {limit} s: {self.conditions()} {self.cluster.writes[-10:]}")
+
+    # ---- what tests look at
+
+    def model(self, name: str = "m") -> dict:
+        return copy.deepcopy(self.cluster.objects[("CompletionModel", NAMESPACE, name)])
+
+    def conditions(self, name: str = "m") -> dict[str, dict]:
+        return {c["type"]: c for c in self.model(name).get("status", {}).get("conditions", ())}
+
+    def is_ready(self, name: str = "m") -> bool:
+        model = self.model(name)
+        ready = self.conditions(name).get("Ready", {})
+        current = ready.get("observedGeneration") == model["metadata"]["generation"]
+        return current and ready.get("status") == "True"
+
+    def pods(self, name: str = "m") -> list[dict]:
+        found = self.cluster.all("Pod")
+        return [p for p in found if p["metadata"]["labels"]["app.kubernetes.io/component"] == "serving" and owner(p) == name]
+
+    def jobs(self, component: str) -> list[str]:
+        return [
+            job["metadata"]["name"]
+            for job in self.cluster.all("Job")
+            if job["metadata"]["labels"]["app.kubernetes.io/component"] == component
+        ]
+
+    def apply(self, name: str = "m", **changes) -> None:
+        """The model with these changes of spec, as a user applies it."""
+        spec = merge(SPEC, changes)
+        full = CompletionModelSpec.model_validate(spec).to_api()
+        if ("CompletionModel", NAMESPACE, name) in self.cluster.objects:
+            self.cluster.change("CompletionModel", name, {"spec": full})
+            return
+        self.cluster.create_now(
+            "CompletionModel", {"apiVersion": "hotstart.dev/v1alpha1", "metadata": {"name": name}, "spec": full}
+        )
+
+
+def owner(obj: dict) -> str:
+    return next((o["name"] for o in obj["metadata"].get("ownerReferences", ())), "")
+
+
+def digest(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+SPEC = {
+    "checkpoint": {"uri": "s3://models/tiny/", "secretName": "reader"},
+    "engine": {"runtime": "ctranslate2", "quantization": "int8"},
+    "scaling": {"mode": "External"},
+}
+
+__all__ = ["Died", "Retryable", "World"]
