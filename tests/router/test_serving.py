@@ -225,6 +225,17 @@ async def test_a_pod_that_stops_answering_is_left_out_until_it_answers(bench: Be
     assert (await bench.operator.send(make_route(one, two))).unreachable == ()
 
 
+async def test_a_pod_that_is_ending_finishes_what_it_has_and_is_let_go(bench: Bench, triton: FakeTriton) -> None:
+    await bench.serve(triton)
+    post = asyncio.create_task(_read(bench, prompt=script(steps=60, step_ms=10)))
+    await until(lambda: triton.running)
+    triton.ready = False
+    await bench.answering(0)
+    assert triton.streams == 1 and not post.done()
+    assert (await post)[0] == 200
+    await until(lambda: triton.streams == 0)
+
+
 async def test_requests_on_a_frozen_pod_go_to_another(bench: Bench, start_fake: StartFake) -> None:
     one, two = await start_fake(), await start_fake()
     await bench.serve(one, two)

@@ -64,6 +64,8 @@ class Pod:
 
     def _observe(self, answered: bool) -> None:
         before, self.health = self.health, next_health(self.health, answered)
+        if not answered:
+            self._stream.rest()
         if before.state is self.health.state:
             return
         log.info("pod health pod=%s address=%s from=%s to=%s", self.pod, self.address, before.state, self.health.state)

@@ -42,6 +42,7 @@ class _Life:
         self.outbox: deque[Any] = deque()
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.resting = False  # ends with its last request
 
     def post(self, message: Any) -> None:
         self.outbox.append(message)
@@ -106,6 +107,7 @@ class PodStream:
         """Ends ``call`` here, whatever the pod does with it."""
         self._calls.pop(call.id, None)
         call.lose("given up")
+        self._end_if_resting()
 
     def abort(self, why: str) -> None:
         """Breaks the stream: every request on it is lost."""
@@ -113,6 +115,16 @@ class PodStream:
         if life is not None and life.task is not None:
             life.task.cancel()
         self._lose_all(why)
+
+    def rest(self) -> None:
+        """Closes the stream as soon as no request is on it; the next request opens another.
+
+        For a pod that stopped answering: a Triton that was told to end does not while a stream is open, not even after
+        its exit timeout (2.51, measured), though it says at once that its model is not ready.
+        """
+        if self._life is not None:
+            self._life.resting = True
+            self._end_if_resting()
 
     async def close(self) -> None:
         """Ends the stream and the channel."""
@@ -127,6 +139,10 @@ class PodStream:
             self._life = _Life()
             self._life.task = asyncio.create_task(self._run(self._life))
         self._life.post(message)
+
+    def _end_if_resting(self) -> None:
+        if self._life is not None and self._life.resting and not self._calls:
+            self.abort("resting")
 
     def _lose_all(self, why: str) -> None:
         calls, self._calls = self._calls, {}
@@ -146,11 +162,11 @@ class PodStream:
         finally:
             writer.cancel()
             stream.cancel()
-        if self._life is life:  # not aborted: nobody has told its requests yet
-            log.warning("stream to pod broke address=%s calls=%d why=%s", self.address, len(self._calls), why)
-            self._life = None
-            self._lose_all(why)
-            self._broken()
+            if self._life is life:  # not aborted: nobody has told its requests yet
+                log.warning("stream to pod broke address=%s calls=%d why=%s", self.address, len(self._calls), why)
+                self._life = None
+                self._lose_all(why)
+                self._broken()
 
     def _deliver(self, message: Any) -> None:
         request_id, item = read_answer(message)
@@ -159,5 +175,6 @@ class PodStream:
             call.put(item)
             if call.over:
                 del self._calls[request_id]
+                self._end_if_resting()
         elif not request_id:
             log.warning("message without a request id address=%s item=%s", self.address, item)

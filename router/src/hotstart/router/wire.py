@@ -87,16 +87,16 @@ def read_answer(message: Any) -> tuple[str, Piece | Refusal]:
     if message.error_message:
         return response.id, read_refusal(message.error_message)
     final = FINAL_PARAMETER in response.parameters and response.parameters[FINAL_PARAMETER].bool_param
-    text, details = "", b""
-    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if output.name == "text":
-            text = raw[_LENGTH.size :].decode("utf-8", "replace")
-        elif output.name == "details":
-            details = raw[_LENGTH.size :]
     try:
+        tensors = {
+            output.name: raw[_LENGTH.size :]
+            for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+        }
+        details = tensors.get("details")
+        text = tensors.get("text", b"").decode("utf-8", "replace")
         return response.id, Piece(text, final, _read_details(details) if details else None)
     except (ValueError, TypeError, AttributeError) as error:
-        return response.id, Refusal(Fault.INTERNAL, f"the completion model's details are unreadable: {error}")
+        return response.id, Refusal(Fault.INTERNAL, f"the completion model's message is unreadable: {error}")
 
 
 def _read_details(raw: bytes) -> Details:
