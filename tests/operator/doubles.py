@@ -326,6 +326,7 @@ class Operator:
         self.exchange.routers = (RouterPod("router-uid", "10.0.0.1:9700"),)
         self.scaler = Scaler(cluster, world.events, clock, self.observed, self.memory, self.queue)
         self.failures = 0
+        self.fresh = True
         for kind in WATCHED:
             for obj in world.cluster.all(kind):
                 self.see(obj, False)
@@ -359,6 +360,10 @@ class Operator:
         raise AssertionError(f"the queue does not come to rest: {self.queue.keys}")
 
     async def step(self) -> None:
+        if self.fresh:  # as the leader does before it starts its workers
+            self.fresh = False
+            await self.exchange.turn()
+            await self.scaler.turn()
         for obj in (*self.world.cluster.all("CompletionModel"), *self.world.cluster.all("Engine")):
             self.queue.add(Key(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]))
         await self.drain_queue()

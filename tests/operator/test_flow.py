@@ -118,9 +118,10 @@ async def test_a_build_that_can_pass_is_tried_again(world):
 async def test_a_changed_checkpoint_is_inspected_again(world):
     world.build_exit = {"failure": {"reason": "CheckpointChanged", "message": "Other bytes.", "retryable": False}}
     world.apply()
-    await world.run(8)
+    await world.run_until(lambda: bool(world.jobs("build")))
     new = {"digest": "ee" * 32, "tokenizerDigest": "cd" * 32}
     world.inspections["s3://models/tiny/"] = new
+    await world.run(8)
     world.build_exit = None
     await world.run_until(world.is_ready, 120)
     assert world.model()["status"]["checkpoint"]["digest"] == "ee" * 32

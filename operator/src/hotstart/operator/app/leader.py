@@ -60,6 +60,7 @@ class Leader:
         """
         await self.cluster.apply(make_keys_config(self.settings.namespace, self.jwks))
         await self.resync()
+        await self._first_turn()
         tasks = [
             asyncio.create_task(run_watches(self.on_event, self.settings.watch_namespaces), name="watches"),
             asyncio.create_task(self.queue.run(), name="workers"),
@@ -76,13 +77,20 @@ class Leader:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _first_turn(self) -> None:
+        """All agents and routers are heard before anything is decided: a new leader says nothing for want of news."""
+        try:
+            await self._turn()
+        except HotstartError as error:
+            log.warning("first turn failed error=%s", error)
+
     def on_event(self, kind: str, obj: Object, deleted: bool) -> None:
-        """One event of a watch: the view first, then the keys."""
+        """One event of a watch: the view first, then the keys, also where our own write was seen before its event."""
         keys = keys_of(obj, self.observed)
         if deleted:
             self.observed.remove(obj)
-        elif not self.observed.put(obj):
-            return
+        else:
+            self.observed.put(obj)
         for key in keys:
             self.queue.add(key)
 

@@ -177,11 +177,13 @@ def target_of(view: ModelView, engine: Engine) -> Target:
 
 
 def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None:
-    """The previous revision, where only its engine differs from what is wanted and pods of it still stand.
+    """The previous revision, where only its engine differs from what is wanted: its pods stand, or served last.
 
     Then it can be kept at its number of replicas while the new one is not ready; else its pods merely stay.
     """
     revisions = {pod.revision for pod in view.pods if not pod.deleting and pod.role != ROLE_DRAINING}
+    if view.model.status.engine is not None:
+        revisions.add(view.model.status.engine.revision)
     for engine in view.engines:
         if is_stored(engine) and (wanted is None or engine.metadata.name != wanted.name):
             target = target_of(view, engine)

@@ -24,17 +24,16 @@ AGENT_RETRY_SECONDS = 60.0  # a retryable failure that the agent reports may pas
 
 @dataclass(frozen=True)
 class CrashRecord:
-    """Crashes of one revision in this operator's memory: by pod UID, and what the last one said."""
+    """Crashes of one revision in this operator's memory. ``seen`` are those of each pod by UID, counted or not.
 
-    by_pod: Mapping[str, int] = field(default_factory=dict)
+    ``count`` is since a pod of the revision last became ready; ``message`` is what the last one said.
+    """
+
+    seen: Mapping[str, int] = field(default_factory=dict)
+    count: int = 0
     last_at: float = 0.0
     reason: str = ""
     message: str = ""
-
-    @property
-    def count(self) -> int:
-        """All crashes since the revision last had a ready pod."""
-        return sum(self.by_pod.values())
 
 
 @dataclass(frozen=True)
@@ -111,17 +110,21 @@ def has_failed(pod: PodFacts, now: float) -> bool:
 
 
 def record_crashes(old: CrashRecord, pods: tuple[PodFacts, ...], revision: str, now: float) -> CrashRecord:
-    """The record with what the revision's pods show now; a ready pod wipes it, for the revision can serve."""
+    """The record with what the revision's pods show now; a pod that became ready since wipes the count.
+
+    Restarts of a pod that serves are no crashes of the revision: it can serve.
+    """
     own = [pod for pod in pods if pod.revision == revision and not pod.deleting]
-    if any(is_serving(pod, now) for pod in own):
-        return CrashRecord({pod.uid: 0 for pod in own if has_failed(pod, now)}) if old.count else old
-    found, last_at, reason, message = dict(old.by_pod), old.last_at, old.reason, old.message
+    seen, count, last_at, reason, message = dict(old.seen), old.count, old.last_at, old.reason, old.message
     for pod in own:
         crashes = pod.restarts + (1 if has_failed(pod, now) else 0)
-        if crashes > found.get(pod.uid, 0):
-            found[pod.uid], last_at = crashes, now
+        if crashes > seen.get(pod.uid, 0) and not is_serving(pod, now):
+            count, last_at = count + crashes - seen.get(pod.uid, 0), now
             reason, message = read_crash(pod)
-    return CrashRecord(found, last_at, reason, message)
+        seen[pod.uid] = max(crashes, seen.get(pod.uid, 0))
+    if any(is_serving(pod, now) and pod.ready_at is not None and pod.ready_at > last_at for pod in own):
+        return CrashRecord(seen)
+    return CrashRecord(seen, count, last_at, reason, message)
 
 
 def read_crash(pod: PodFacts) -> tuple[str, str]:
@@ -278,7 +281,7 @@ def missing_replicas(draft: Draft) -> Draft:
     if view.crashes.count and wait > 0:
         return draft.look_in(wait)
     if stopped:
-        lacking = 1 if not current else 0
+        lacking = 1 if all(is_serving(pod, view.now) for pod in current) else 0
     return replace(draft, steps=(*draft.steps, *make_creates(view, lacking)))
 
 

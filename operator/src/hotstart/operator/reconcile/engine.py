@@ -117,7 +117,7 @@ class EngineReconciler:
             return None, Failure(Reason.ENGINE_CORRUPT, message, True)
 
     async def _report(self, engine: Engine, raw: dict[str, Any], plan: EnginePlan, done: tuple[Write, ...]) -> None:
-        patch = diff_merge(engine.status.to_api(), plan.status.to_api())
+        patch = diff_merge(raw.get("status", {}), plan.status.to_api())
         notes = [EventNote(False, w.reason, w.message) for w in done if isinstance(w, Create) and w.message]
         notes += note_changes(engine.status.conditions, plan.status.conditions)
         if patch:

@@ -137,7 +137,7 @@ class ModelReconciler:
         status = make_status(view, plan)
         notes = [*notes_of(done), *note_changes(model.status.conditions, status.conditions)]
         if is_due(model.status, status, since=now - memory.written_at):
-            patch = diff_merge(model.status.to_api(), status.to_api())
+            patch = diff_merge(raw.get("status", {}), status.to_api())
             changed = await self.cluster.patch_status(
                 "CompletionModel", model.metadata.namespace, model.metadata.name, {"status": patch}
             )
