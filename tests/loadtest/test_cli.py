@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hotstart.loadtest.cli import decide_exit_code
+from hotstart.loadtest.cli import main
+from hotstart.loadtest.command import decide_exit_code
 from hotstart.loadtest.plan import LoadPlan
 from hotstart.loadtest.result import LoadResult
 
@@ -201,8 +202,6 @@ async def test_a_refused_key_and_a_server_that_is_no_router_are_told(server: Fak
     ],
 )
 def test_wrong_usage_is_told_by_the_flag(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from hotstart.loadtest.cli import main
-
     try:
         code = main(["run", "--url", "http://127.0.0.1:9", "--model", MODEL, *arguments])
     except SystemExit as stop:

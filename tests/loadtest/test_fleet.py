@@ -85,7 +85,7 @@ def test_the_search_for_the_highest_rate_doubles_and_then_halves() -> None:
 
 async def test_calibration_tells_the_highest_rate_that_held() -> None:
     """With a limit that nothing can hold the answer is 0, by the same search that finds any other."""
-    found = await calibrate(drift_limit_s=1e-9, step_s=0.4)
+    found = await calibrate(drift_limit_s=1e-9, step_s=0.4, attempts=1)
     assert found.max_rate == 0
     assert [round(run.summary.rate) for run in found.runs] == [100, 50, 25, 12]
     figures = found.to_json()
