@@ -99,6 +99,7 @@ def install_chart(kube: Kube, cluster: Cluster, story: Story) -> None:
     store = the_store(cluster)
     credentials = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
     kube.apply(namespace_yaml(SYSTEM, restricted=True) + secret_yaml("engine-store", SYSTEM, credentials))
+    stands = kube.get("deployment", "hotstart-operator", "-n", SYSTEM) is not None
     kube.run(
         *("helm", "upgrade", "--install", "hotstart", str(ROOT / "helm" / "hotstart"), "--namespace", SYSTEM),
         *("--set", "image.registry=localhost/hotstart", "--set", "image.tag=dev"),
@@ -106,4 +107,9 @@ def install_chart(kube: Kube, cluster: Cluster, story: Story) -> None:
         *("--set", f"store.endpoint={store.endpoint_in_cluster}", "--set", f"store.bucket={STORE_BUCKET}"),
         *("--set", "store.secretName=engine-store", "--wait", "--timeout", "120s"),
     )
+    if stands:  # the tag is the same as before, the image behind it may not be
+        names = ("deployment/hotstart-operator", "deployment/hotstart-router")
+        kube.run("kubectl", "rollout", "restart", *names, "-n", SYSTEM)
+        for name in names:
+            kube.run("kubectl", "rollout", "status", name, "-n", SYSTEM, "--timeout=120s")
     story.say("the operator (two replicas, one leads) and the router (two replicas) are available")
