@@ -42,11 +42,17 @@ BUILD_LIMIT_SECONDS = 4 * 3600
 REQUESTS = {"inspect": {"cpu": "50m", "memory": "128Mi"}, "build": {"cpu": "250m", "memory": "512Mi"}}
 
 
+def checkpoint_env(checkpoint: Checkpoint) -> dict[str, Any]:
+    """HOTSTART_CHECKPOINT; the Secret's name is only for what the builder says."""
+    value = {**make_checkpoint_json(checkpoint), "secretName": checkpoint.secret_name or ""}
+    return {"name": "HOTSTART_CHECKPOINT", "value": json.dumps(value)}
+
+
 def make_inspect_job(model: CompletionModel, images: Images, *, attempt: int) -> dict[str, Any]:
     """The Job that hashes the checkpoint and reads what it is."""
     spec, spec_hash = model.spec, make_inspect_hash(model.spec)
     env = [
-        {"name": "HOTSTART_CHECKPOINT", "value": json.dumps(make_checkpoint_json(spec.checkpoint))},
+        checkpoint_env(spec.checkpoint),
         {"name": "HOTSTART_SERVING", "value": make_serving_options(spec).model_dump_json()},
         {"name": "HOTSTART_RUNTIME", "value": str(spec.engine.runtime)},
     ]
@@ -68,7 +74,7 @@ def make_build_job(
     """The Job that builds, verifies and uploads the engine. ``checkpoint`` is that of a model that wants it now."""
     spec, meta = engine.spec, engine.metadata
     env = [
-        {"name": "HOTSTART_CHECKPOINT", "value": json.dumps(make_checkpoint_json(checkpoint))},
+        checkpoint_env(checkpoint),
         {"name": "HOTSTART_SERVING", "value": serving.model_dump_json()},
         {"name": "HOTSTART_ENGINE_KEY", "value": spec.key},
         {"name": "HOTSTART_RECIPE", "value": json.dumps(spec.recipe.to_engine_recipe().to_dict(), sort_keys=True)},

@@ -54,6 +54,8 @@ class BuildServer:
             if report is None:
                 return
             self._note(Key("Engine", facts.namespace, name), report)
+            if request.published:
+                return
             try:
                 answer = await self._answer(facts.namespace, key, report)
             except (HotstartError, BadManifest) as error:
