@@ -5,6 +5,7 @@ The environment it runs in is made by ``images/triton-cpu/make-venv`` (once a lo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -69,22 +70,17 @@ class TritonServer:
         return f"127.0.0.1:{self.plan.metrics_port}"
 
     def kill(self) -> None:
-        """SIGKILL to the server and its stubs: they share its process group."""
-        if self.process.poll() is None:
+        """SIGKILL to the server and its stubs: they share its process group, and a stub may outlive its server."""
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self, seconds: float = 15.0) -> None:
         """SIGTERM, and SIGKILL to what has not ended in time."""
         self.process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # a stub that outlived its server
-        except ProcessLookupError:
-            return
+        self.kill()
 
 
 def start_triton(

@@ -25,7 +25,7 @@ from hotstart.engines.triton.completion.options import parse_options
 from hotstart.engines.triton.completion.prompts import make_formatter
 from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
-from hotstart.exchange.messages import ServingOptions
+from hotstart.exchange.messages import PromptFormat, ServingOptions
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -76,6 +76,8 @@ class TritonPythonModel:
         folder = Path(parameters["engine_folder"])
         facts = read_facts(folder)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # In a fim prompt our markers alone may be markers; who writes plain prompts may place them by hand.
+        self._tokenizer.encode_special_tokens = self._serving.prompt_format is PromptFormat.FIM
         self._formatter = make_formatter(self._tokenizer, self._serving, facts.bos_id)
         self._engine = CTranslate2Engine(
             folder, facts, inter_threads=self._serving.inter_threads, intra_threads=self._serving.intra_threads
