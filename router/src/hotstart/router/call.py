@@ -51,6 +51,11 @@ class Call:
         if not self.over:
             self._put(PodLost(why), True)
 
+    def interrupt(self, error: Exception) -> None:
+        """``next`` raises ``error`` after what has arrived; the pod still holds the request."""
+        if not self.over:
+            self._put(error, False)
+
     def _put(self, item: Piece | Exception, last: bool) -> None:
         self._arrived.append(item)
         if self._waiter is not None and not self._waiter.done():
@@ -65,6 +70,7 @@ class Call:
         Raises:
             PodLost: the pod went away.
             Refused: the pod answered with an error.
+            Exception: what ``interrupt`` was given.
         """
         if not self._arrived:
             self._waiter = asyncio.get_running_loop().create_future()

@@ -21,7 +21,6 @@ from hotstart.router.openai import (
     LAST_EVENT,
     Completion,
     Usage,
-    encode,
     encode_event,
     make_answer,
     make_usage_chunk,
@@ -30,10 +29,10 @@ from hotstart.router.openai import (
 from hotstart.router.refusals import Rejected
 from hotstart.router.statistics import Outcome, decide_cancelled
 from hotstart.router.wire import Piece
+from pydantic_core import to_json
 
 BODY_TIMEOUT_SECONDS = 30.0
 REQUEST_ID_HEADER = "x-request-id"
-_CLIENT_LEFT = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 @dataclass(slots=True)
@@ -82,9 +81,8 @@ class Completions:
             if completion.stream:
                 return await self._stream(request, turn)
             return await self._whole(request, turn)
-        except (asyncio.CancelledError, *_CLIENT_LEFT):
-            if turn.outcome is not Outcome.COMPLETED:
-                turn.outcome = decide_cancelled(turn.passed(), lane.route.slo_ms)
+        except asyncio.CancelledError:
+            _client_left(turn)
             raise
         except Rejected:
             turn.outcome = Outcome.REJECTED
@@ -108,11 +106,14 @@ class Completions:
                 texts.append(piece.text)
         reason, usage = _ending(piece)
         answer = make_answer(turn.id, turn.completion.model, turn.created, "".join(texts), reason, usage)
-        response = web.Response(body=encode(answer), content_type="application/json")
+        response = web.Response(body=to_json(answer), content_type="application/json")
         response.headers[REQUEST_ID_HEADER] = turn.id
-        await self._begin(request, response)
-        await response.write_eof()
-        turn.outcome = Outcome.COMPLETED
+        try:
+            await self._begin(request, response)
+            await response.write_eof()
+            turn.outcome = Outcome.COMPLETED
+        except ConnectionError:
+            _client_left(turn)
         return response
 
     async def _stream(self, request: web.Request, turn: Turn) -> web.StreamResponse:
@@ -131,6 +132,9 @@ class Completions:
             if not response.prepared:
                 raise
             await response.write(b"data: " + error.body() + b"\n\n")
+        except ConnectionError:
+            _client_left(turn)
+            return response
         await response.write_eof()
         return response
 
@@ -145,6 +149,8 @@ class Completions:
 
 async def _read_body(request: web.Request) -> bytes:
     try:
+        if request.content.is_eof():  # it came with the headers
+            return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
@@ -173,6 +179,12 @@ def _events(piece: Piece, turn: Turn) -> bytes:
         return encode_event(chunk)
     last = encode_event(make_usage_chunk(turn.id, model, turn.created, usage)) if include_usage else b""
     return encode_event(chunk) + last + LAST_EVENT
+
+
+def _client_left(turn: Turn) -> None:
+    """The client is gone; what it has in whole is completed all the same."""
+    if turn.outcome is not Outcome.COMPLETED:
+        turn.outcome = decide_cancelled(turn.passed(), turn.lane.route.slo_ms)
 
 
 def _keep_books(turn: Turn) -> None:

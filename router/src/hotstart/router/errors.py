@@ -6,8 +6,9 @@ stream has begun.
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from pydantic_core import to_json
 
 INVALID_REQUEST = "invalid_request_error"
 RATE_LIMIT = "rate_limit_error"
@@ -46,7 +47,7 @@ class ApiError(Exception):
 
     def body(self) -> bytes:
         error: dict[str, Any] = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}, separators=(",", ":")).encode()
+        return to_json({"error": error})
 
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}

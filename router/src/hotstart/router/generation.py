@@ -50,11 +50,11 @@ async def generate(lane: Lane, job: Job) -> AsyncGenerator[Piece, None]:
         message = make_request(call_id, job.completion.prompt, job.completion.suffix, options)
         call = Call(call_id, message, partial(lane.release, pod, work))
         handed_on = False
+        deadline = asyncio.get_running_loop().call_later(job.timeout, call.interrupt, _too_slow())
         try:
             pod.send(call)
-            deadline = asyncio.get_running_loop().time() + job.timeout
             while True:
-                piece = await _next(call, deadline)
+                piece = await _next(call)
                 handed_on = True
                 yield piece
                 if piece.final:
@@ -66,16 +66,17 @@ async def generate(lane: Lane, job: Job) -> AsyncGenerator[Piece, None]:
             lane.counters.retries += 1
             log.info("request goes to another pod request=%s lost=%s why=%s", job.id, pod.pod, loss)
         finally:
+            deadline.cancel()
             pod.cancel(call)
 
 
-async def _next(call: Call, deadline: float) -> Piece:
-    try:
-        async with asyncio.timeout_at(deadline):
-            piece = await call.next()
-    except TimeoutError:
-        message = "The generation did not end in time; ask for fewer tokens."
-        raise ApiError(504, message, kind=SERVER_ERROR, code="timeout") from None
+def _too_slow() -> ApiError:
+    message = "The generation did not end in time; ask for fewer tokens."
+    return ApiError(504, message, kind=SERVER_ERROR, code="timeout")
+
+
+async def _next(call: Call) -> Piece:
+    piece = await call.next()
     if not piece.final:
         return piece
     if piece.details is None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from hotstart.router.errors import ApiError, invalid
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 MAX_STOPS = 4  # OpenAI's limit
 MAX_STOP_CHARS = 256
@@ -166,7 +166,7 @@ def make_options(completion: Completion, max_new_tokens: int) -> bytes:
             options[name] = value
     if completion.stop:
         options["stop"] = completion.stop
-    return json.dumps(options, separators=(",", ":")).encode()
+    return to_json(options)
 
 
 def token_limit(completion: Completion, max_new_tokens: int) -> int:
@@ -205,13 +205,9 @@ def make_model(model: str, created: int) -> dict[str, Any]:
     return {"id": model, "object": "model", "created": created, "owned_by": model.partition("/")[0]}
 
 
-def encode(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-
 def encode_event(value: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + encode(value) + b"\n\n"
+    return b"data: " + to_json(value) + b"\n\n"
 
 
 LAST_EVENT = b"data: [DONE]\n\n"

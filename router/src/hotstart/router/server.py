@@ -12,7 +12,8 @@ from hotstart.router.completions import Completions
 from hotstart.router.core import Router
 from hotstart.router.errors import SERVER_ERROR, ApiError, invalid, unknown_model
 from hotstart.router.metrics import CONTENT_TYPE, Metrics
-from hotstart.router.openai import encode, make_model
+from hotstart.router.openai import make_model
+from pydantic_core import to_json
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +51,14 @@ def make_api(router: Router, completions: Completions, *, max_body_bytes: int) -
 
     async def list_models(request: web.Request) -> web.Response:
         models = [make_model(route.model, route.created) for route in router.table.routes.values()]
-        return web.Response(body=encode({"object": "list", "data": models}), content_type="application/json")
+        return web.Response(body=to_json({"object": "list", "data": models}), content_type="application/json")
 
     async def get_model(request: web.Request) -> web.Response:
         name = request.match_info["model"]
         route = router.route(name)
         if route is None:
             raise unknown_model(name)
-        return web.Response(body=encode(make_model(route.model, route.created)), content_type="application/json")
+        return web.Response(body=to_json(make_model(route.model, route.created)), content_type="application/json")
 
     async def healthz(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

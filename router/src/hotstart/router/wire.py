@@ -6,7 +6,6 @@ Tensors are BYTES of shape [1]: in ``raw_*_contents`` a little-endian length of 
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +13,7 @@ from typing import Any
 
 from hotstart.exchange.names import TRITON_MODEL
 from hotstart.router.stubs import service_pb2
+from pydantic_core import from_json
 
 FINAL_PARAMETER = "triton_final_response"
 EMPTY_FINAL_PARAMETER = "triton_enable_empty_final_response"
@@ -100,7 +100,7 @@ def read_answer(message: Any) -> tuple[str, Piece | Refusal]:
 
 
 def _read_details(raw: bytes) -> Details:
-    said = json.loads(raw)
+    said = from_json(raw)
     return Details(
         finish_reason=str(said.get("finish_reason", "stop")),
         prompt_tokens=int(said.get("prompt_tokens", 0)),

@@ -49,6 +49,8 @@ class TritonPythonModel:
         said = json.loads(prompt[len(PREFIX) :]) if prompt.startswith(PREFIX) else ANSWER
         stream = json.loads(_read(request, "options") or "{}").get("stream")
         self._running.add(name)
+        while said.get("wait_idle") and self._running != {name}:  # noqa: ASYNC110 - to see it in the same tick
+            await asyncio.sleep(0)
         done = 0
         while done < said["steps"] and name not in self._cancelled and not request.is_cancelled():
             await asyncio.sleep(said["step_ms"] / 1000)
