@@ -12,7 +12,7 @@ import json
 from datetime import UTC, datetime
 
 from hotstart.engines.key import key_inputs
-from hotstart.engines.manifest import Manifest, ManifestFile, engine_prefix
+from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuiltFile, PodReport, PodState, RouterReport
 from hotstart.operator.api import CompletionModelSpec, Engine
 from hotstart.operator.core.diff import covers
@@ -170,10 +170,10 @@ class FakeCluster:
         self._attempt("delete")
         obj = self.objects.get((kind, namespace, name))
         if obj is None or obj["metadata"]["uid"] != uid:
-            return None
+            return
         self.writes.append(f"delete {kind}/{name}")
         self.drop(kind, name, namespace)
-        return None
+        return
 
     async def set_scale(self, namespace, name, replicas):
         self._attempt("scale")
@@ -275,7 +275,9 @@ class FakeAgents:
                 "phase": BuildPhase.UPLOADED if uploaded else BuildPhase.UPLOADING,
                 "percent": 90,
                 "files": [
-                    BuiltFile(path="model.bin", size=10, sha256="ab" * 32, upload_id=job["id"], etags=etags).model_dump()
+                    BuiltFile(
+                        path="model.bin", size=10, sha256="ab" * 32, upload_id=job["id"], etags=etags
+                    ).model_dump()
                 ],
                 "wants_parts": wants,
                 "manifest": manifest.to_json() if uploaded else "",
@@ -391,7 +393,9 @@ class World:
 
     def engine_of_builder(self, uid: str) -> Engine:
         pod = next(obj for obj in self.cluster.objects.values() if obj["metadata"]["uid"] == uid)
-        return Engine.from_api(self.cluster.objects[("Engine", NAMESPACE, pod["metadata"]["labels"]["hotstart.dev/engine"])])
+        return Engine.from_api(
+            self.cluster.objects[("Engine", NAMESPACE, pod["metadata"]["labels"]["hotstart.dev/engine"])]
+        )
 
     def kubelet(self) -> None:
         """Controllers, scheduler and kubelet: one step of every Job and pod."""
@@ -513,7 +517,9 @@ class World:
 
     def pods(self, name: str = "m") -> list[dict]:
         found = self.cluster.all("Pod")
-        return [p for p in found if p["metadata"]["labels"]["app.kubernetes.io/component"] == "serving" and owner(p) == name]
+        return [
+            p for p in found if p["metadata"]["labels"]["app.kubernetes.io/component"] == "serving" and owner(p) == name
+        ]
 
     def jobs(self, component: str) -> list[str]:
         return [

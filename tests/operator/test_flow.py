@@ -170,7 +170,7 @@ async def test_a_change_of_the_pod_surges_and_drains(world):
     world.apply(replicas=2)
     await world.run_until(lambda: world.model().get("status", {}).get("readyReplicas") == 2)
     old = {pod["metadata"]["uid"] for pod in world.pods()}
-    world.agents.in_flight = {uid: 1 for uid in old}
+    world.agents.in_flight = dict.fromkeys(old, 1)
     world.apply(replicas=2, serving={"maxNewTokens": 7})
     fewest = 2
     for _ in range(30):

@@ -16,7 +16,7 @@ VOLATILE = ("resourceVersion", "uid", "creationTimestamp", "generation")
 def picture(world: World) -> str:
     """What stands at the end, without versions, UIDs and times."""
     shown = []
-    for (kind, namespace, name), obj in sorted(world.cluster.objects.items()):
+    for (kind, _, name), obj in sorted(world.cluster.objects.items()):
         if kind in ("Job",) or (kind == "Pod" and "-x1" in name):
             continue
         meta = {k: v for k, v in obj["metadata"].items() if k not in VOLATILE and k != "ownerReferences"}
