@@ -1,8 +1,10 @@
-"""Builders as processes of their own, with what an inspect or build Job's environment holds."""
+"""The builder's Jobs, in the test's own process or in theirs, with what their environment holds in a cluster."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hotstart.engines.builder.cli import run_build, run_inspect
+from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
 from hotstart.engines.store import S3EngineStore
@@ -32,17 +36,25 @@ END_SECONDS = 60
 
 @dataclass
 class RunningBuilder:
-    """A ``hotstart-builder build`` process."""
+    """A ``build`` Job: a process of its own where ``process`` is one, else a task in the test's event loop."""
 
-    process: subprocess.Popen[str]
+    running: asyncio.Task[int] | subprocess.Popen[str]
     termination: Path
     port: int
     pod_uid: str
     engine_key: str
 
-    def wait(self) -> tuple[int, dict[str, Any]]:
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        assert isinstance(self.running, subprocess.Popen)
+        return self.running
+
+    async def wait(self) -> tuple[int, dict[str, Any]]:
         """Exit code and termination message."""
-        code = self.process.wait(END_SECONDS)
+        if isinstance(self.running, subprocess.Popen):
+            code = await asyncio.to_thread(self.running.wait, END_SECONDS)
+        else:
+            code = await asyncio.wait_for(self.running, END_SECONDS)
         text = self.termination.read_text() if self.termination.exists() else ""
         return code, json.loads(text) if text else {}
 
@@ -59,6 +71,7 @@ class BuilderJobs:
     recipe: EngineRecipe = RECIPE
     environment: dict[str, str] = field(default_factory=dict)
     running: list[subprocess.Popen[str]] = field(default_factory=list)
+    tails: list[LogTail] = field(default_factory=list)
     signing: SigningKey = field(default_factory=make_signing_key)
 
     def with_(self, **changes: Any) -> BuilderJobs:
@@ -77,13 +90,13 @@ class BuilderJobs:
     def engines(self) -> S3EngineStore:
         return S3EngineStore(self.store.place(self.engine_bucket))
 
-    def inspect(self) -> tuple[int, dict[str, Any]]:
+    def inspect(self, *, process: bool = False) -> tuple[int, dict[str, Any]]:
         """Runs ``inspect`` to its end: exit code and termination message."""
-        process, termination = self._start("inspect", {"HOTSTART_RUNTIME": "ctranslate2"})
-        code = process.wait(END_SECONDS)
+        environment, termination = self._make_environment({"HOTSTART_RUNTIME": "ctranslate2"})
+        code = self._start("inspect", environment).wait(END_SECONDS) if process else run_inspect(environment)
         return code, json.loads(termination.read_text())
 
-    def build(self, inspected: dict[str, Any], **environment: str) -> RunningBuilder:
+    def build(self, inspected: dict[str, Any], *, process: bool = False, **variables: str) -> RunningBuilder:
         """Starts ``build`` for what ``inspect`` gave."""
         key = make_key(key_inputs(inspected["digest"], self.recipe))
         port, pod_uid = _free_port(), str(uuid.uuid4())
@@ -100,8 +113,13 @@ class BuilderJobs:
             "HOTSTART_PORT": str(port),
             "POD_UID": pod_uid,
         }
-        process, termination = self._start("build", more | environment)
-        return RunningBuilder(process, termination, port, pod_uid, key)
+        environment, termination = self._make_environment(more | variables)
+        running: asyncio.Task[int] | subprocess.Popen[str]
+        if process:
+            running = self._start("build", environment)
+        else:
+            running = asyncio.create_task(run_build(environment, self._tail()))
+        return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
 
     def operator(self, builder: RunningBuilder, **options: Any) -> ScriptedOperator:
         """An operator that talks to ``builder``."""
@@ -114,12 +132,11 @@ class BuilderJobs:
             **options,
         )
 
-    def _start(self, command: str, more: dict[str, str]) -> tuple[subprocess.Popen[str], Path]:
+    def _make_environment(self, more: dict[str, str]) -> tuple[dict[str, str], Path]:
         scratch = self.folder / f"scratch-{uuid.uuid4().hex[:8]}"
         scratch.mkdir()
         termination = scratch.with_suffix(".termination")
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             "HOTSTART_CHECKPOINT": json.dumps({"uri": self.uri, "revision": "", "endpoint": self.store.endpoint}),
             "HOTSTART_SERVING": self.serving.model_dump_json(),
             "HOTSTART_SCRATCH": str(scratch),
@@ -129,10 +146,20 @@ class BuilderJobs:
             **more,
             **self.environment,
         }
+        return environment, termination
+
+    def _start(self, command: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         program = "from hotstart.engines.builder.cli import main; main()"
-        process = subprocess.Popen([sys.executable, "-c", program, command], env=environment, text=True)
+        process = subprocess.Popen([sys.executable, "-c", program, command], env=ours | environment, text=True)
         self.running.append(process)
-        return process, termination
+        return process
+
+    def _tail(self) -> LogTail:
+        tail = LogTail()
+        logging.getLogger("hotstart").addHandler(tail)
+        self.tails.append(tail)
+        return tail
 
 
 @pytest.fixture
@@ -141,6 +168,8 @@ def builder_jobs(object_store: ObjectStore, tmp_path: Path) -> Iterator[BuilderJ
     bucket = object_store.make_bucket("checkpoints")
     jobs = BuilderJobs(object_store, f"s3://{bucket}/model/", tmp_path, object_store.make_bucket("engines"))
     yield jobs
+    for tail in jobs.tails:
+        logging.getLogger("hotstart").removeHandler(tail)
     for process in jobs.running:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)

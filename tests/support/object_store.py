@@ -122,7 +122,7 @@ def _command(folder: Path, ports: list[int]) -> list[str]:
     return [
         *(weed, "-logtostderr=true", "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-{name}={port}" for name, port in zip(_PORTS, ports, strict=True)),
-        *("-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=100", "-volume.preStopSeconds=0"),
+        *("-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=5000", "-volume.preStopSeconds=0"),
         *("-volume.minFreeSpace=1", "-filer=true", "-s3=true", f"-s3.config={folder / 's3.json'}"),
         *("-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
         f"-s3.localSocket={folder / 's3.sock'}",

@@ -45,9 +45,8 @@ class ScriptedOperator:
 
     async def step(self, session: aiohttp.ClientSession) -> BuildReport:
         """One exchange, then the store's work for the next one."""
-        if self._client is None:
-            self._client = ExchangeClient(session=session, key=self.key, epoch=self.epoch)
-        report = await self._client.ask(self.address, self.pod_uid, self.answers, BuildReport)
+        client = self._client or self._make_client(session)
+        report = await client.ask(self.address, self.pod_uid, self.answers, BuildReport)
         self.reports.append(report)
         self.answers = await asyncio.to_thread(self._follow, report)
         return report
@@ -55,7 +54,7 @@ class ScriptedOperator:
     async def run(self, *, until: Callable[[BuildReport], bool]) -> BuildReport:
         """Steps until ``until`` holds for a report; a builder that does not listen yet is asked again."""
         async with aiohttp.ClientSession() as session:
-            self._client = None
+            self._make_client(session)
             while True:
                 try:
                     report = await self.step(session)
@@ -72,9 +71,15 @@ class ScriptedOperator:
         report = await self.run(until=lambda r: r.phase in (BuildPhase.UPLOADED, BuildPhase.FAILED))
         if report.phase is BuildPhase.UPLOADED:
             async with aiohttp.ClientSession() as session:
-                self._client = ExchangeClient(session=session, key=self.key, epoch=self.epoch + 1)
+                self._make_client(session)
                 await self.step(session)
         return report
+
+    def _make_client(self, session: aiohttp.ClientSession) -> ExchangeClient:
+        """A client counts its messages from 1, so that each needs an epoch of its own."""
+        self._client = ExchangeClient(session=session, key=self.key, epoch=self.epoch)
+        self.epoch += 1
+        return self._client
 
     def _follow(self, report: BuildReport) -> BuildRequest:
         if report.phase is BuildPhase.UPLOADED:

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hotstart.engines.builder.build import build
 from hotstart.engines.builder.inspect import inspect
@@ -36,13 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = parser.parse_args(arguments).command
     signal.signal(signal.SIGTERM, _end_at_once)
     tail = set_up_logging()
-    run = run_inspect if command == "inspect" else run_build
-    code = run(os.environ, tail)
+    code = run_inspect(os.environ) if command == "inspect" else _run_until_done(run_build(os.environ, tail))
     logging.shutdown()
     os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
 
 
-def run_inspect(environment: Mapping[str, str], tail: LogTail) -> int:
+def run_inspect(environment: Mapping[str, str]) -> int:
     """Writes the result or the failure, and returns the exit code."""
     try:
         result = inspect(make_inspect_settings(environment))
@@ -52,11 +52,10 @@ def run_inspect(environment: Mapping[str, str], tail: LogTail) -> int:
     return 0
 
 
-def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
+async def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
     """Builds; writes the failure if there is one, and returns the exit code."""
     try:
-        # Not asyncio.run: it would wait for the thread that still converts what the operator has cancelled.
-        failure = asyncio.new_event_loop().run_until_complete(build(make_build_settings(environment), tail))
+        failure = await build(make_build_settings(environment), tail)
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
         return _fail(environment, error, Reason.BUILD_FAILED)
     return 0 if failure is None else _end_failed(environment, failure)
@@ -69,6 +68,11 @@ def write_termination(environment: Mapping[str, str], text: str) -> None:
         path.write_text(text)
     except OSError as error:
         log.warning("termination message not written path=%s error=%s", path, error)
+
+
+def _run_until_done(job: Coroutine[Any, Any, int]) -> int:
+    """Not asyncio.run: that would wait for the thread that still converts what the operator has cancelled."""
+    return asyncio.new_event_loop().run_until_complete(job)
 
 
 def _fail(environment: Mapping[str, str], error: Exception, otherwise: Reason) -> int:

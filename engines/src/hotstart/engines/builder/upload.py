@@ -17,6 +17,7 @@ import aiohttp
 from hotstart.engines.builder.parts import Part, PutOutcome, decide_put, split_file, waits
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.errors import Reason, Retryable
+from hotstart.engines.store import PART_SIZE
 from hotstart.exchange.messages import BuiltFile
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,19 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 async def upload_engine(
-    state: BuildState, folder: Path, session: aiohttp.ClientSession, *, sleep: Sleep = asyncio.sleep
+    state: BuildState,
+    folder: Path,
+    session: aiohttp.ClientSession,
+    *,
+    part_size: int = PART_SIZE,
+    sleep: Sleep = asyncio.sleep,
 ) -> tuple[BuiltFile, ...]:
-    """Uploads every file of ``folder`` and returns them with sha256, upload id and etags.
+    """Uploads every file of ``folder`` and returns them with sha256, upload id and etags; ``part_size`` in bytes.
 
     Raises:
         EngineError: the store refuses or fails for too long.
     """
-    parts = [split_file(path.name, path.stat().st_size) for path in sorted(folder.iterdir())]
+    parts = [split_file(path.name, path.stat().st_size, part_size) for path in sorted(folder.iterdir())]
     files = [BuiltFile(path=p[0].path, size=sum(part.size for part in p), sha256="") for p in parts]
     state.begin_upload([part for of_file in parts for part in of_file], files)
     for of_file in parts:
