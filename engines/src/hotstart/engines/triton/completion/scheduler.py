@@ -18,6 +18,7 @@ from typing import Protocol
 from hotstart.engines.triton.completion.errors import Overloaded
 
 log = logging.getLogger(__name__)
+FRESH_SECONDS = 0.005  # asking costs a message to Triton; of a job that came just now it is not asked
 RUNNING_POLL_SECONDS = 0.005  # how often it is asked whether the client of a running job is gone
 WAITING_POLLS = 10  # a waiting job's client is asked every so many of these
 
@@ -39,6 +40,7 @@ class Job(Protocol):
 class _Entry:
     job: Job
     cancelled: threading.Event = field(default_factory=threading.Event)
+    came: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Scheduler:
 
     def _work(self) -> None:
         while (entry := self._next()) is not None:
-            if entry.job.abandoned():
+            if time.monotonic() - entry.came > FRESH_SECONDS and entry.job.abandoned():
                 entry.cancelled.set()
             if entry.cancelled.is_set():
                 self._answer(entry.job.drop, entry)
@@ -146,10 +148,11 @@ class Scheduler:
                     if self._closed:
                         return
                     self._changed.wait()
+            time.sleep(RUNNING_POLL_SECONDS)
+            with self._changed:
                 polls += 1
                 asked = [*self._running, *(self._waiting if polls % WAITING_POLLS == 0 else ())]
             for entry in asked:
                 if not entry.cancelled.is_set() and entry.job.abandoned():
                     entry.cancelled.set()
             self._drop_cancelled()
-            time.sleep(RUNNING_POLL_SECONDS)
