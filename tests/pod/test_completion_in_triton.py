@@ -258,7 +258,7 @@ async def test_the_histogram_has_an_edge_at_the_slo(stream: Stream, metrics: Cal
     await stream.end(stream.send(message("h", max_tokens=1)))
 
     async def counted() -> bool:
-        return bool((await metrics())["hotstart_completion_seconds_count"] == before + 1)
+        return bool((await metrics())["hotstart_completion_seconds_count"] > before)
 
     await until(counted, "one more in the histogram")
     assert 'hotstart_completion_seconds_bucket{le="0.25"}' in await metrics()
