@@ -128,4 +128,4 @@ def retry_after_seconds(queued: int, drained_per_second: float, fallback: float)
     ``fallback`` (seconds) stands in while nothing has drained.
     """
     seconds = (queued + 1) / drained_per_second if drained_per_second > 0 else fallback
-    return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(seconds)))
+    return max(1, math.ceil(min(MAX_RETRY_AFTER_SECONDS, seconds)))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hotstart.exchange.names import KEYS_FILE, KEYS_MOUNT, PORT_ROUTER, PORT_ROUTER_EXCHANGE
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -58,6 +60,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> 
         parser.error("--pod-uid is missing: set POD_UID from the downward API (metadata.uid)")
     if parsed.max_body_bytes <= 0:
         parser.error("--max-body-bytes must be positive")
+    if parsed.log_level.upper() not in LOG_LEVELS:
+        parser.error(f"--log-level must be one of {', '.join(LOG_LEVELS)}")
     for name in ("drain_delay", "drain_timeout", "request_timeout"):
         if getattr(parsed, name) < 0:
             parser.error(f"--{name.replace('_', '-')} must not be negative")
