@@ -45,7 +45,7 @@ async def connect() -> client.ApiClient:
         if is_in_cluster():
             loaders.load_incluster_config(client_configuration=configuration)
         else:
-            await loaders.load_kube_config(client_configuration=configuration)
+            await loaders.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise BadSettings(
             f"no way to the API server: {error}. Run in a pod with a service account, or set KUBECONFIG."
@@ -126,6 +126,11 @@ class KubeCluster:
         }
         path = KINDS["CompletionModel"].path(namespace, name, "scale")
         await self.request("PUT", path, body=body, query={"fieldManager": FIELD_MANAGER}, missing_ok=True)
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        api: Any = self._api
+        await api.close()
 
     @staticmethod
     def _some(answer: dict[str, Any] | None) -> dict[str, Any]:
