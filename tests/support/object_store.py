@@ -24,6 +24,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from hotstart.cluster import private_tmp
 from hotstart.engines.s3 import StorePlace
 
 START_SECONDS = 60
@@ -120,6 +121,7 @@ def _command(folder: Path, ports: list[int]) -> list[str]:
     beside = Path(sys.executable).with_name("weed")
     weed = str(beside) if beside.exists() else shutil.which("weed") or "weed"
     return [
+        *private_tmp.COMMAND,
         *(weed, "-logtostderr=true", "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-{name}={port}" for name, port in zip(_PORTS, ports, strict=True)),
         *("-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=5000", "-volume.preStopSeconds=0"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hotstart.cluster import private_tmp
 from hotstart.cluster.layout import CONTAINERD_SOCKET, KUBELET_INSIDE, Layout
 from hotstart.cluster.plan import (
     API_PORT,
@@ -156,6 +157,7 @@ def object_store(layout: Layout, weed: str) -> Component:
     return Component(
         "s3",
         (
+            *private_tmp.COMMAND,
             weed,
             "-logtostderr=true",
             "server",
