@@ -114,6 +114,13 @@ def test_the_manifest_is_written_once_and_a_race_has_one_winner(store: S3EngineS
     assert failure.value.reason is Reason.STORE_CONFLICT
 
 
+def test_a_damaged_manifest_is_no_winner(store: S3EngineStore, object_store: ObjectStore, bucket: str) -> None:
+    object_store.client().put_object(Bucket=bucket, Key=f"{PREFIX}{MANIFEST_NAME}", Body=b"{}")
+    with pytest.raises(Terminal, match="is damaged") as failure:
+        store.put_manifest(PREFIX, MANIFEST.to_json())
+    assert failure.value.reason is Reason.STORE_CONFLICT
+
+
 def test_an_engine_is_deleted_with_everything_of_it(
     store: S3EngineStore, object_store: ObjectStore, bucket: str
 ) -> None:

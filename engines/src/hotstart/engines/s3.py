@@ -1,5 +1,6 @@
 """S3 clients for Hotstart's two stores, and what botocore's errors mean in words that a condition can use.
 
+boto3's own core is used without its transfer manager: a builder starts half a second sooner and is smaller.
 Used by ``checkpoints.source`` (the user's store, read by the builder) and by ``store`` (Hotstart's, for the operator).
 """
 
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import (
@@ -59,13 +60,15 @@ def make_client(place: StorePlace, *, connections: int = 16) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    session = boto3.Session(
+    return botocore.session.get_session().create_client(
+        "s3",
         aws_access_key_id=place.access_key or None,
         aws_secret_access_key=place.secret_key or None,
         aws_session_token=place.session_token or None,
         region_name=place.region or "us-east-1",
+        endpoint_url=place.endpoint or None,
+        config=config,
     )
-    return session.client("s3", endpoint_url=place.endpoint or None, config=config)
 
 
 def error_code(error: ClientError) -> str:

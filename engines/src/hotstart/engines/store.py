@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
 from hotstart.engines.errors import Reason, Retryable, Terminal
-from hotstart.engines.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from hotstart.engines.manifest import MANIFEST_NAME, BadManifest, Manifest, parse_manifest
 from hotstart.engines.s3 import NOT_FOUND, StorePlace, error_code, http_status, make_client, store_errors
 
 PART_SIZE = 16 * 1024 * 1024  # bytes; the last part of a file is smaller
@@ -198,18 +198,18 @@ class S3EngineStore:
 
 def check_same_engine(ours: str, standing: str, where: str) -> None:
     """Raises Terminal (StoreConflict) unless two manifests describe the same files of the same key. Pure."""
-    key = parse_manifest_key(ours)
-    left, right = parse_manifest(ours, key=key), parse_manifest(standing, key=key)
-    if _content(left) != _content(right):
+    key = str(json.loads(ours)["key"])
+    try:
+        same = _content(parse_manifest(ours, key=key)) == _content(parse_manifest(standing, key=key))
+    except BadManifest as error:
+        raise Terminal(
+            Reason.STORE_CONFLICT, f"{where} is damaged ({error}): delete the engine in the store."
+        ) from error
+    if not same:
         raise Terminal(
             Reason.STORE_CONFLICT,
-            f"{where} stands already and describes other files under the same key: delete the engine to build it anew.",
+            f"{where} stands already and describes other files under the same key: delete the engine in the store.",
         )
-
-
-def parse_manifest_key(text: str) -> str:
-    """The key that a manifest says it has."""
-    return str(json.loads(text)["key"])
 
 
 def _content(manifest: Manifest) -> tuple[object, ...]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hotstart.engines.builder.build import build
 from hotstart.engines.builder.inspect import inspect
 from hotstart.engines.builder.log_tail import LogTail, set_up_logging
 from hotstart.engines.builder.settings import make_build_settings, make_inspect_settings
@@ -54,6 +53,8 @@ def run_inspect(environment: Mapping[str, str]) -> int:
 
 async def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
     """Builds; writes the failure if there is one, and returns the exit code."""
+    from hotstart.engines.builder.build import build  # only here: an inspection needs no web server
+
     try:
         failure = await build(make_build_settings(environment), tail)
     except Exception as error:  # noqa: BLE001 - the program's edge, as above

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hotstart.engines.checkpoints.checkpoint import Checkpoint, check_shapes
 from hotstart.engines.checkpoints.choose import Choice
-from hotstart.engines.checkpoints.gguf_file import GgufFile
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.checkpoints.tokenizer import check_fit, check_markers, parse_tokenizer
 from hotstart.engines.errors import Reason, Terminal
@@ -20,6 +19,8 @@ def open_checkpoint(folder: Path, choice: Choice) -> Checkpoint:
         Terminal: it cannot be what it says, or is not supported.
     """
     if choice.format == "gguf":
+        from hotstart.engines.checkpoints.gguf_file import GgufFile  # only here: its library takes long to load
+
         return GgufFile(folder / choice.files[0].file.name)
     return SafetensorsFolder(folder)
 
