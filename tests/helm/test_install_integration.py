@@ -85,7 +85,6 @@ MAY = [
     ("update", CRD, (*ELSEWHERE, "--subresource=scale")),
     ("create", "engines.hotstart.dev", ELSEWHERE),
     ("create", "pods", ELSEWHERE),
-    ("get", "pods", (*ELSEWHERE, "--subresource=log")),
     ("watch", "nodes", ()),
     ("create", "secrets", ()),
     ("get", "secrets/hotstart-exchange-signing", ()),

@@ -22,6 +22,7 @@ from hotstart.exchange.messages import PodReport, PodRequest, PodState, RouterRe
 from hotstart.exchange.names import PORT_AGENT
 from hotstart.exchange.server import KeySet, add_exchange, make_app
 from hotstart.operator.adapters.kube import KubeCluster, connect
+from hotstart.operator.adapters.permissions import REQUIRED
 from hotstart.operator.api import CompletionModel
 from hotstart.operator.core.recipe import make_wanted_engine
 
@@ -283,6 +284,44 @@ class Stage:
         return (await self.condition("Ready", name)).get("status") == "True"
 
 
+def grant(api_server, system: str, models: str, folder: Path) -> Path:
+    """A kubeconfig with exactly the rights of permissions.REQUIRED; the chart's roles are compared with these."""
+    account = f"system:serviceaccount:{system}:operator"
+    places = {"models": models, "own": system, "cluster": ""}
+    for scope, place in places.items():
+        rules = [
+            {
+                "apiGroups": [each.group],
+                "resources": [each.resource],
+                "verbs": list(each.verbs),
+                **({"resourceNames": list(each.names)} if each.names else {}),
+            }
+            for each in REQUIRED
+            if each.scope == scope
+        ]
+        kind, name = ("Role" if place else "ClusterRole"), f"{system}-{scope}"
+        metadata = {"name": name, **({"namespace": place} if place else {})}
+        api = "rbac.authorization.k8s.io/v1"
+        role = {"apiVersion": api, "kind": kind, "metadata": metadata, "rules": rules}
+        binding = {
+            "apiVersion": api,
+            "kind": f"{kind}Binding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": account}],
+        }
+        items = {"apiVersion": "v1", "kind": "List", "items": [role, binding]}
+        api_server.run_kubectl("apply", "-f", "-", stdin=json.dumps(items))
+    api_server.run_kubectl("create", "serviceaccount", "operator", "-n", system)
+    token = api_server.run_kubectl("create", "token", "operator", "-n", system, "--duration=1h").strip()
+    config = json.loads(api_server.kubeconfig.read_text())
+    config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]
+    path = folder / "kubeconfig"
+    path.write_text(json.dumps(config))
+    path.chmod(0o600)
+    return path
+
+
 def now_text() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -295,7 +334,7 @@ async def make_stage(api_server, namespace: str, object_store, folder: Path) -> 
     os.environ["KUBECONFIG"] = str(api_server.kubeconfig)
     cluster = KubeCluster(await connect())
     return Stage(
-        kubeconfig=api_server.kubeconfig,
+        kubeconfig=grant(api_server, system, namespace, folder),
         system=system,
         models=namespace,
         endpoint=object_store.endpoint,

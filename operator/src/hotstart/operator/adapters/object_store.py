@@ -11,6 +11,7 @@ from hotstart.engines.s3 import StorePlace
 from hotstart.engines.store import EngineStore, S3EngineStore
 from hotstart.operator.core.errors import StoreFailed
 from hotstart.operator.reconcile.ports import Upload
+from hotstart.operator.settings import StoreSettings
 
 ResultT = TypeVar("ResultT")
 
@@ -60,7 +61,17 @@ class ThreadedStore:
             raise StoreFailed(error.message, str(error.reason)) from error
 
 
-def make_store(place: StorePlace) -> ThreadedStore:
-    """The store at that place."""
-    store = S3EngineStore(place)
+def make_store(settings: StoreSettings) -> ThreadedStore:
+    """The store that the operator's settings name."""
+    store = S3EngineStore(
+        StorePlace(
+            bucket=settings.bucket,
+            endpoint=settings.endpoint,
+            region=settings.region,
+            access_key=settings.access_key,
+            secret_key=settings.secret_key,
+            session_token=settings.session_token,
+            credentials_from="the Secret named by store.secretName of the chart",
+        )
+    )
     return ThreadedStore(store, store.location)

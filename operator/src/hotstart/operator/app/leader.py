@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
-from hotstart.engines.s3 import StorePlace
 from hotstart.exchange.client import ExchangeClient
 from hotstart.exchange.names import COMPONENT_ROUTER, LABEL_COMPONENT
 from hotstart.exchange.signing import SigningKey, make_jwks
@@ -151,18 +150,7 @@ def make_leader(
 ) -> Leader:
     """Puts the parts together."""
     clock, observed, memory = SystemClock(), Observed(), Memory()
-    place = settings.store
-    store = make_store(
-        StorePlace(
-            bucket=place.bucket,
-            endpoint=place.endpoint,
-            region=place.region,
-            access_key=place.access_key,
-            secret_key=place.secret_key,
-            session_token=place.session_token,
-            credentials_from="the Secret named by store.secretName of the chart",
-        )
-    )
+    store = make_store(settings.store)
     agents = ExchangeAgents(ExchangeClient(session=session, key=keys[0], epoch=epoch))
     events = KubeEvents(cluster, settings.pod_name)
     jwks = make_jwks(keys)
