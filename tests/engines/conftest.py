@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hotstart.engines.builder.cli import run_build, run_inspect
 from hotstart.engines.builder.log_tail import LogTail
+from hotstart.engines.builder.settings import BuildSettings, make_build_settings
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
 from hotstart.engines.store import S3EngineStore
@@ -98,6 +99,22 @@ class BuilderJobs:
 
     def build(self, inspected: dict[str, Any], *, process: bool = False, **variables: str) -> RunningBuilder:
         """Starts ``build`` for what ``inspect`` gave."""
+        environment, termination = self._make_build_environment(inspected, variables)
+        running: asyncio.Task[int] | subprocess.Popen[str]
+        if process:
+            running = self._start("build", environment)
+        else:
+            running = asyncio.create_task(run_build(environment, self._tail()))
+        port, pod_uid = int(environment["HOTSTART_PORT"]), environment["POD_UID"]
+        return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
+
+    def build_settings(self, inspected: dict[str, Any]) -> BuildSettings:
+        """What a ``build`` Job reads from its environment."""
+        return make_build_settings(self._make_build_environment(inspected, {})[0])
+
+    def _make_build_environment(
+        self, inspected: dict[str, Any], variables: dict[str, str]
+    ) -> tuple[dict[str, str], Path]:
         key = make_key(key_inputs(inspected["digest"], self.recipe))
         port, pod_uid = _free_port(), str(uuid.uuid4())
         keys = self.folder / f"keys-{pod_uid}"
@@ -113,13 +130,7 @@ class BuilderJobs:
             "HOTSTART_PORT": str(port),
             "POD_UID": pod_uid,
         }
-        environment, termination = self._make_environment(more | variables)
-        running: asyncio.Task[int] | subprocess.Popen[str]
-        if process:
-            running = self._start("build", environment)
-        else:
-            running = asyncio.create_task(run_build(environment, self._tail()))
-        return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
+        return self._make_environment(more | variables)
 
     def operator(self, builder: RunningBuilder, **options: Any) -> ScriptedOperator:
         """An operator that talks to ``builder``."""

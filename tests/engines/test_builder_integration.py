@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hotstart.engines.builder.build import make_engine
+from hotstart.engines.builder.log_tail import LogTail
+from hotstart.engines.builder.state import BuildState
+from hotstart.engines.errors import Reason, Retryable
 from hotstart.engines.manifest import MANIFEST_NAME, parse_manifest
 from hotstart.exchange.client import ExchangeFailed
 from hotstart.exchange.messages import BuildPhase, BuildRequest, PromptFormat, UploadPart
@@ -160,6 +164,18 @@ async def test_a_recipe_of_another_release_is_not_built(tiny) -> None:
     toolchain = replace(tiny.recipe.toolchain, runtime_version="4.0.0")
     jobs = tiny.with_(recipe=replace(tiny.recipe, toolchain=toolchain))
     await expect_failed_build(jobs, inspected, 64, "UnsupportedRecipe", "of the same release")
+
+
+def test_a_disk_that_fills_up_while_converting_is_said_with_sizes(tiny, tmp_path: Path) -> None:
+    _, inspected = tiny.inspect()
+    settings = tiny.build_settings(inspected)
+    source, engine = tmp_path / "source", tmp_path / "engine"
+    source.mkdir()
+    engine.mkdir()
+    (engine / "model.bin").symlink_to("/dev/full")
+    with pytest.raises(Retryable, match="GiB are needed") as failure:
+        make_engine(settings, BuildState("uid", "key", LogTail()), source, engine)
+    assert failure.value.reason is Reason.DISK_FULL
 
 
 async def test_a_key_of_something_else_is_not_built(tiny) -> None:

@@ -18,6 +18,7 @@ from hotstart.engines.builder.termination import (
 )
 from hotstart.engines.errors import Reason, Retryable, Terminal
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
+from hotstart.engines.s3 import make_client
 from hotstart.exchange.messages import ServingOptions
 from hotstart.operator.api.conditions import Reason as ApiReason
 from hypothesis import given
@@ -68,6 +69,24 @@ def test_a_variable_that_is_missing_or_nonsense_is_named(environment: dict[str, 
     environment[name] = value
     with pytest.raises(Terminal, match=name) as failure:
         make_build_settings(environment)
+    assert failure.value.reason is Reason.INVALID_SPEC
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_half_a_credential_is_named(environment: dict[str, str], name: str) -> None:
+    environment[name] = " "
+    with pytest.raises(Retryable, match=f"{name} is missing in the Secret") as failure:
+        make_inspect_settings(environment)
+    assert failure.value.reason is Reason.ACCESS_DENIED
+    other = {**environment, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    assert make_inspect_settings(other).store.access_key == ""
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_ENDPOINT_URL", "not a url"), ("AWS_REGION", "no such region")])
+def test_a_store_that_cannot_be_addressed_is_named(environment: dict[str, str], name: str, value: str) -> None:
+    environment |= {"HOTSTART_CHECKPOINT": '{"uri": "s3://b/p/"}', name: value}
+    with pytest.raises(Terminal, match=f"{value}.* cannot be addressed") as failure:
+        make_client(make_inspect_settings(environment).store)
     assert failure.value.reason is Reason.INVALID_SPEC
 
 

@@ -251,6 +251,19 @@ def test_a_download_that_breaks_too_often_is_given_up(flaky_endpoint: str) -> No
     assert failure.value.reason is Reason.STORE_UNREACHABLE
 
 
+def test_a_disk_that_fills_up_while_downloading_is_said_too(
+    object_store: ObjectStore, bucket: str, tmp_path: Path
+) -> None:
+    object_store.client().put_object(Bucket=bucket, Key="m/a.gguf", Body=b"x" * 3_000_000)
+    source = S3Source(parse_uri(f"s3://{bucket}/m/"), object_store.place(bucket))
+    [file] = source.list_files()
+    (tmp_path / "a.gguf").symlink_to("/dev/full")
+    chosen = (ChosenFile(file, FileRole.WEIGHTS),)
+    with pytest.raises(Retryable, match="ephemeral storage") as failure:
+        download(source, chosen, tmp_path, on_bytes=lambda count: None, heads_only=False)
+    assert failure.value.reason is Reason.DISK_FULL
+
+
 def test_what_does_not_fit_on_the_disk_is_said_with_sizes(
     object_store: ObjectStore, bucket: str, tmp_path: Path
 ) -> None:

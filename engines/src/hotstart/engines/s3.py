@@ -49,7 +49,11 @@ class StorePlace:
 
 
 def make_client(place: StorePlace, *, connections: int = 16) -> Any:
-    """A thread-safe client with path-style addresses and short connect time-outs."""
+    """A thread-safe client with path-style addresses and short connect time-outs.
+
+    Raises:
+        Terminal: InvalidSpec, the endpoint is no URL or the region no region.
+    """
     config = Config(
         signature_version="s3v4" if place.access_key else UNSIGNED,
         s3={"addressing_style": "path"},
@@ -60,15 +64,24 @@ def make_client(place: StorePlace, *, connections: int = 16) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return botocore.session.get_session().create_client(
-        "s3",
-        aws_access_key_id=place.access_key or None,
-        aws_secret_access_key=place.secret_key or None,
-        aws_session_token=place.session_token or None,
-        region_name=place.region or "us-east-1",
-        endpoint_url=place.endpoint or None,
-        config=config,
-    )
+    try:
+        return botocore.session.get_session().create_client(
+            "s3",
+            # Never sent when unsigned; without any, botocore would ask the node's metadata service for some.
+            aws_access_key_id=place.access_key or "anonymous",
+            aws_secret_access_key=place.secret_key or "anonymous",
+            aws_session_token=place.session_token or None,
+            region_name=place.region or "us-east-1",
+            endpoint_url=place.endpoint or None,
+            config=config,
+        )
+    except (ValueError, BotoCoreError) as error:
+        raise Terminal(
+            Reason.INVALID_SPEC,
+            f"The S3 store {place.endpoint or 'AWS S3'} in region {place.region or 'us-east-1'} cannot be addressed: "
+            f"{first_line(error)}. Correct checkpoint.endpoint, or AWS_ENDPOINT_URL and AWS_REGION of "
+            f"{place.credentials_from}.",
+        ) from error
 
 
 def error_code(error: ClientError) -> str:

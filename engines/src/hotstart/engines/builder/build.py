@@ -95,7 +95,6 @@ def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine
             raise make_disk_full(engine, needed) from error
         raise
     state.enter(BuildPhase.VERIFYING)
-    log.info("engine converted, verifying files=%d", len(list(engine.iterdir())))
     runtime.verify(engine)
     return prepared
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hotstart.engines.checkpoints.source import CheckpointPlace, parse_uri
-from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.errors import Reason, Retryable, Terminal
 from hotstart.engines.recipe import EngineRecipe
 from hotstart.engines.s3 import StorePlace
 from hotstart.exchange.messages import ServingOptions
 from hotstart.exchange.names import KEYS_FILE, KEYS_MOUNT, PORT_AGENT
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -94,7 +95,10 @@ def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
 def _make_checkpoint(environment: Mapping[str, str]) -> tuple[CheckpointPlace, StorePlace]:
     settings = _parse(CheckpointSettings, environment, "HOTSTART_CHECKPOINT")
     place = parse_uri(settings.uri)
+    lacking = [name for name in CREDENTIALS if not environment.get(name, "").strip()]
     secret = f"the Secret {settings.secret_name}" if settings.secret_name else "the Secret of checkpoint.secretName"
+    if len(lacking) == 1:
+        raise Retryable(Reason.ACCESS_DENIED, f"{lacking[0]} is missing in {secret}: both keys are needed, or none.")
     store = StorePlace(
         bucket=place.bucket,
         endpoint=settings.endpoint or environment.get("AWS_ENDPOINT_URL", ""),

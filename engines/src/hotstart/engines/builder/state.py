@@ -6,6 +6,7 @@ Lives in the event loop; the thread that downloads and converts only assigns ``s
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,8 @@ from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.parts import Part, decide_wanted
 from hotstart.engines.builder.progress import Position, decide_outlook
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, BuiltFile, PodFailure
+
+log = logging.getLogger(__name__)
 
 
 class BuildState:
@@ -44,6 +47,7 @@ class BuildState:
         """Begins the next phase; from any thread."""
         self.share = 0.0
         self._phase = (phase, self._clock())
+        log.info("phase entered phase=%s", phase.value)
 
     @property
     def phase(self) -> BuildPhase:
