@@ -23,7 +23,7 @@ UID = "router-uid"
 KEY = make_signing_key()
 
 
-async def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(true: Callable[[], object], seconds: float = 20.0) -> None:
     """Waits until ``true()``; fails the test when it does not come."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110 - what it waits for has no event

@@ -91,6 +91,22 @@ async def test_sigterm_finishes_what_runs_and_accepts_a_little_longer(running: R
     assert await running.status("/healthz") == 0
 
 
+async def test_the_router_does_not_load_what_it_does_not_use() -> None:
+    code = (
+        "import sys, hotstart.router.cli; print([name for name in ('numpy', 'kopf', 'boto3') if name in sys.modules])"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    printed, _ = await process.communicate()
+    assert (process.returncode, printed.decode()) == (0, "[]\n")
+
+
+def test_the_messages_are_tritonclients_own() -> None:
+    from hotstart.router.stubs import service_pb2 as light
+    from tritonclient.grpc import InferenceServerClient, service_pb2
+
+    assert light.ModelInferRequest is service_pb2.ModelInferRequest and InferenceServerClient is not None
+
+
 async def test_two_signals_are_one_end(running: Running) -> None:
     running.process.send_signal(signal.SIGTERM)
     running.process.send_signal(signal.SIGINT)

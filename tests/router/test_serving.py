@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
+
+import pytest
 
 from tests.router.bench import MODEL, Bench, StartFake, make_route, pod_name, until
 from tests.support.fake_triton import FakeTriton
@@ -88,7 +91,9 @@ async def test_a_stream_that_fails_ends_with_an_error_event(bench: Bench, triton
     assert len(chunks) == 2 and json.loads(last)["error"]["type"] == "server_error"
 
 
-async def test_a_client_that_leaves_ends_its_generation_and_frees_the_slot(bench: Bench, triton: FakeTriton) -> None:
+async def test_a_client_that_leaves_ends_its_generation_and_frees_the_slot(
+    bench: Bench, triton: FakeTriton, caplog: pytest.LogCaptureFixture
+) -> None:
     await bench.serve(triton, cap=1)
     for stream in (False, True):
         post = asyncio.create_task(_read(bench, prompt=script(steps=1000, step_ms=10), stream=stream))
@@ -99,6 +104,7 @@ async def test_a_client_that_leaves_ends_its_generation_and_frees_the_slot(bench
         await until(lambda: bench.lane.in_flight == 0)
     async with bench.post() as response:
         assert response.status == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def _read(bench: Bench, **body: Any) -> tuple[int, Any]:

@@ -68,6 +68,7 @@ class Router:
         change = diff_routes(self.table, wanted)
         new = not self.table.known
         self.table = wanted
+        self._removed = {lane for lane in self._removed if lane.busy}
         for name in change.removed:
             lane = self.lanes.pop(name)
             lane.remove()

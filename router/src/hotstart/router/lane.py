@@ -66,6 +66,11 @@ class Lane:
     def queued(self) -> int:
         return len(self._queue)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it still has connections to end."""
+        return bool(self.pods or self.retiring or self._closing)
+
     # ------------------------------------------------------------------------------------------------ routes
 
     def apply(self, route: ModelRoute) -> None:
