@@ -174,6 +174,13 @@ def test_whatever_comes_is_a_completion_or_a_400(fields: dict[str, Any]) -> None
     completion.prompt.encode()
 
 
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_every_seed_of_openais_is_one_of_the_models(seed: int) -> None:
+    completion = parse_completion(json.dumps({**GOOD, "seed": seed}).encode())
+    given_on = json.loads(make_options(completion, 32))["seed"]
+    assert 0 <= given_on < 2**32 and given_on == (seed if 0 <= seed < 2**32 else given_on)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_completion_or_a_400(body: bytes) -> None:
     try:

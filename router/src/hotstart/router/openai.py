@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError, to_json
 MAX_STOPS = 4  # OpenAI's limit
 MAX_STOP_CHARS = 256
 INT64 = 2**63
+SEEDS = 2**32  # the completion model's; OpenAI's are of 64 bits
 
 # Parameters of OpenAI's API that Hotstart does not serve, and the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -160,10 +161,12 @@ def _first_fault(error: ValidationError) -> ApiError:
 def make_options(completion: Completion, max_new_tokens: int) -> bytes:
     """The completion model's ``options`` as JSON; ``max_tokens`` is at most the model's own limit."""
     options: dict[str, Any] = {"max_tokens": token_limit(completion, max_new_tokens), "stream": completion.stream}
-    for name in ("temperature", "top_p", "seed"):
+    for name in ("temperature", "top_p"):
         value = getattr(completion, name)
         if value is not None:
             options[name] = value
+    if completion.seed is not None:
+        options["seed"] = completion.seed % SEEDS
     if completion.stop:
         options["stop"] = completion.stop
     return to_json(options)
