@@ -15,4 +15,3 @@ RECONCILE_SECONDS = Histogram("hotstart_reconcile_seconds", "Time of one reconci
 QUEUE_DEPTH = Gauge("hotstart_queue_depth", "Keys that wait to be reconciled.")
 LEADING = Gauge("hotstart_leading", "1 in the replica that leads.")
 REPLICAS = Gauge("hotstart_model_replicas", "Replicas of a model by state.", ["namespace", "model", "state"])
-DECISIONS = Counter("hotstart_scaling_decisions", "Changes of the number of replicas by reason.", ["reason"])

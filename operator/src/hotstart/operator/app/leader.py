@@ -34,6 +34,8 @@ from hotstart.operator.settings import Settings
 
 log = logging.getLogger(__name__)
 TURN_SECONDS = 1.0
+QUICK_SECONDS = 0.25  # between turns while a pod is on its way in or out
+HANGING_SECONDS = 120.0
 RESYNC_SECONDS = 300.0
 ROUTER_LIST_TURNS = 3  # the routers' pods are listed every so many turns
 
@@ -49,7 +51,8 @@ class Leader:
     exchange: Exchange
     scaler: Scaler
     jwks: str
-    _turns: int = field(default=0)
+    _turns: int = 0
+    _turned_at: float = field(default_factory=time.monotonic)
 
     async def run(self, keep_lease: Callable[[], Awaitable[None]]) -> None:
         """Leads until a signal, or until the lease is lost.
@@ -57,24 +60,22 @@ class Leader:
         Raises:
             LeaseLost, or whatever ended a part.
         """
+        await run_until_first(keep_lease(), self._lead())
+
+    async def _lead(self) -> None:
         await self.cluster.apply(make_keys_config(self.settings.namespace, self.jwks))
         await self.resync()
         await self._first_turn()
-        tasks = [
-            asyncio.create_task(run_watches(self.on_event, self.settings.watch_namespaces), name="watches"),
-            asyncio.create_task(self.queue.run(), name="workers"),
-            asyncio.create_task(self._take_turns(), name="exchange"),
-            asyncio.create_task(self._resync_for_ever(), name="resync"),
-            asyncio.ensure_future(keep_lease()),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await run_until_first(
+            run_watches(self.on_event, self.settings.watch_namespaces),
+            self.queue.run(),
+            self._take_turns(),
+            self._resync_for_ever(),
+        )
+
+    def is_alive(self) -> bool:
+        """Whether the turns go on; false says that this process hangs."""
+        return time.monotonic() - self._turned_at < HANGING_SECONDS
 
     async def _first_turn(self) -> None:
         """All agents and routers are heard before anything is decided: a new leader says nothing for want of news."""
@@ -116,19 +117,21 @@ class Leader:
                 log.warning("resync failed error=%s", error)
 
     async def _take_turns(self) -> None:
-        """One turn a second; a slow one delays the next and never overlaps it."""
+        """A whole turn each second, quick ones between while pods are on their way; turns never overlap."""
         while True:
             begun = time.monotonic()
             try:
-                await self._turn()
+                if begun - self._turned_at >= TURN_SECONDS:
+                    self._turned_at = begun
+                    await self._turn()
+                    metrics.EXCHANGE_TURN.observe(time.monotonic() - begun)
+                elif self.exchange.is_moving():
+                    await self.exchange.turn(quick=True)
             except HotstartError as error:
                 log.warning("turn failed error=%s", error)
             except Exception:
                 log.exception("turn raised")
-            took = time.monotonic() - begun
-            metrics.EXCHANGE_TURN.observe(took)
-            metrics.QUEUE_DEPTH.set(self.queue.depth)
-            await asyncio.sleep(max(0.05, TURN_SECONDS - took))
+            await asyncio.sleep(max(0.02, QUICK_SECONDS - (time.monotonic() - begun)))
 
     async def _turn(self) -> None:
         if self._turns % ROUTER_LIST_TURNS == 0:
@@ -138,6 +141,29 @@ class Leader:
         self._turns += 1
         await self.exchange.turn()
         await self.scaler.turn()
+        self._measure()
+
+    def _measure(self) -> None:
+        """Gauges of what is observed."""
+        metrics.QUEUE_DEPTH.set(self.queue.depth)
+        for model in self.observed.all("CompletionModel"):
+            namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
+            wanted, ready = model["spec"].get("replicas", 1), model.get("status", {}).get("readyReplicas", 0)
+            metrics.REPLICAS.labels(namespace, name, "wanted").set(wanted)
+            metrics.REPLICAS.labels(namespace, name, "ready").set(ready)
+
+
+async def run_until_first(*works: Awaitable[None]) -> None:
+    """Runs side by side until the first ends, and ends the others. Raises what the first one raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def make_leader(

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -21,6 +23,13 @@ log = logging.getLogger(__name__)
 EXIT_LEASE_LOST = 3
 
 
+@dataclass
+class Vitals:
+    """What /healthz asks: the leader while there is one; a standby is alive as long as it answers."""
+
+    is_alive: Callable[[], bool] = lambda: True
+
+
 async def run(settings: Settings) -> int:
     """Runs until a signal; returns the exit status.
 
@@ -32,15 +41,16 @@ async def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     api: Any = await connect()
-    runner = await serve_health(settings.port, lambda: True, lambda: True)
+    vitals = Vitals()
+    runner = await serve_health(settings.port, lambda: vitals.is_alive(), lambda: True)
     try:
-        return await lead_or_stop(settings, KubeCluster(api), stop)
+        return await lead_or_stop(settings, KubeCluster(api), stop, vitals)
     finally:
         await runner.cleanup()
         await api.close()
 
 
-async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.Event) -> int:
+async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.Event, vitals: Vitals) -> int:
     """Stands by, leads, and releases the Lease at the end."""
     lease = LeaseHolder(cluster, settings.namespace, settings.identity)
     log.info("standing by namespace=%s identity=%s", settings.namespace, settings.identity)
@@ -52,6 +62,7 @@ async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.E
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         async with aiohttp.ClientSession(connector=connector) as session:
             leader = make_leader(settings, cluster, keys, session, epoch=lease.epoch)
+            vitals.is_alive = leader.is_alive
             await first_of(stop, leader.run(lease.keep))
     except LeaseLost as lost:
         log.error("lease lost, this process ends cause=%s", lost)

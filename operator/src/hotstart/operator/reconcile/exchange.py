@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, manifest_sha256, parse_manifest
@@ -26,6 +27,7 @@ from hotstart.exchange.names import (
     COMPONENT_BUILD,
     COMPONENT_SERVING,
     LABEL_COMPONENT,
+    LABEL_ROLE,
     PORT_AGENT,
     PORT_ROUTER_EXCHANGE,
     ROLE_DRAINING,
@@ -47,6 +49,7 @@ from hotstart.operator.reconcile.work_queue import WorkQueue
 from pydantic import ValidationError
 
 log = logging.getLogger(__name__)
+PATIENCE_SECONDS = 0.5
 AT_ONCE = 64  # messages under way
 ROUTER_SILENT_SECONDS = 5.0
 URLS_LIVE_SECONDS = 300.0  # presigned URLs are made anew after so long; they hold for longer
@@ -99,21 +102,62 @@ class Exchange:
     _book: RouteBook = field(default_factory=RouteBook)
     _manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     _files: dict[tuple[str, str], tuple[float, tuple[EngineFile, ...]]] = field(default_factory=dict)
+    _background: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
-    async def turn(self) -> None:
-        """One message to everybody, routers last: they hear of the pods that became ready in this very turn."""
+    async def turn(self, *, quick: bool = False) -> None:
+        """One message to everybody, routers last: they hear of the pods that became ready in this very turn.
+
+        A ``quick`` turn is for pods on their way in or out, and for routers that lack the newest routes.
+        """
         pods = [pod for pod in self.observed.all("Pod") if not gone_for_good(pod)]
         serving = [pod for pod in pods if component_of(pod) == COMPONENT_SERVING]
         builders = [pod for pod in pods if component_of(pod) == COMPONENT_BUILD]
+        asked = [pod for pod in serving if not quick or self._is_moving(pod)]
         await asyncio.gather(
-            *(self._gated(self._ask_pod(pod)) for pod in serving),
-            *(self._gated(self.builds.serve(p)) for p in builders),
+            *(self._gated(self._ask_pod(pod)) for pod in asked),
+            *(self._patiently(f"build {p['metadata']['uid']}", partial(self.builds.serve, p)) for p in builders),
         )
         self._forget({pod["metadata"]["uid"] for pod in pods})
         self._make_routes(serving)
-        await asyncio.gather(*(self._gated(self._ask_router(router)) for router in self.routers))
+        await asyncio.gather(
+            *(self._gated(self._ask_router(router)) for router in self.routers if not quick or self._lags(router))
+        )
         self._judge_routers()
+
+    def is_moving(self) -> bool:
+        """Whether a quick turn is worth its while: a pod is on its way in or out."""
+        return any(self._is_moving(pod) for pod in self.observed.all("Pod") if component_of(pod) == COMPONENT_SERVING)
+
+    def _is_moving(self, pod: dict[str, Any]) -> bool:
+        if pod.get("status", {}).get("phase") != "Running" or pod["metadata"].get("deletionTimestamp"):
+            return False
+        if pod["metadata"].get("labels", {}).get(LABEL_ROLE) == ROLE_DRAINING:
+            return True
+        heard = self.memory.reports.get(pod["metadata"]["uid"])
+        return heard is None or heard.report.state not in (PodState.READY, PodState.FAILED)
+
+    def _lags(self, router: RouterPod) -> bool:
+        state = self._router_states.get(router.uid)
+        return state is None or state.generation < self._book.generation
+
+    async def _patiently(self, name: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """The result of something that may take long, if it is there within half a second; it goes on meanwhile.
+
+        A slow store must not keep the other agents waiting. What goes on is asked for again in the next turn.
+        """
+        task = self._background.get(name)
+        if task is None:
+            task = self._background[name] = asyncio.create_task(make(), name=name)
+        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        if not task.done():
+            return None
+        self._background.pop(name, None)  # another waiter may have taken it out
+        try:
+            return task.result()
+        except HotstartError as error:
+            log.warning("exchange failed work=%s error=%s", name, error)
+            return None
 
     async def _gated(self, work: Any) -> None:
         async with self._gate:
@@ -157,7 +201,10 @@ class Exchange:
         now = self.clock.now()
         if files and now - made < URLS_LIVE_SECONDS:
             return files
-        manifest = await self._manifest(pod.namespace, wanted.engine_key, wanted.manifest_sha256)
+        manifest = self._manifests.get((wanted.engine_key, wanted.manifest_sha256)) or await self._patiently(
+            f"manifest {pod.namespace} {wanted.engine_key}",
+            lambda: self._load_manifest(pod.namespace, wanted.engine_key, wanted.manifest_sha256),
+        )
         if manifest is None:
             return ()
         prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, pod.namespace), wanted.engine_key)
@@ -168,11 +215,8 @@ class Exchange:
         self._files[place] = (now, files)
         return files
 
-    async def _manifest(self, namespace: str, key: str, digest: str) -> Manifest | None:
+    async def _load_manifest(self, namespace: str, key: str, digest: str) -> Manifest | None:
         """The manifest that an assignment names; None where another or none stands."""
-        known = self._manifests.get((key, digest))
-        if known is not None:
-            return known
         prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), key)
         text = await self.store.get_manifest(prefix)
         if text is None or manifest_sha256(text) != digest:
@@ -260,7 +304,9 @@ class Exchange:
             if self.memory.routers.get((namespace, name)) != facts:
                 self.memory.routers[(namespace, name)] = facts
                 self.queue.add(Key("CompletionModel", namespace, name))
-        left = {uid for uid, generation in self._book.left_in.items() if not heard or oldest >= generation}
+        # A router that is silent may still send by its old routes: it counts until its pod is gone.
+        slowest = min((state.generation for state in states), default=self._book.generation)
+        left = {uid for uid, generation in self._book.left_in.items() if slowest >= generation}
         self.memory.out_of_routes = left
 
     def _forget(self, standing: set[str]) -> None:
