@@ -105,11 +105,11 @@ def install_chart(kube: Kube, cluster: Cluster, story: Story) -> None:
         *("--set", "image.registry=localhost/hotstart", "--set", "image.tag=dev"),
         *("--set", "image.pullPolicy=IfNotPresent"),
         *("--set", f"store.endpoint={store.endpoint_in_cluster}", "--set", f"store.bucket={STORE_BUCKET}"),
-        *("--set", "store.secretName=engine-store", "--wait", "--timeout", "120s"),
+        *("--set", "store.secretName=engine-store",),
     )
+    names = ("deployment/hotstart-operator", "deployment/hotstart-router")
     if stands:  # the tag is the same as before, the image behind it may not be
-        names = ("deployment/hotstart-operator", "deployment/hotstart-router")
         kube.run("kubectl", "rollout", "restart", *names, "-n", SYSTEM)
-        for name in names:
-            kube.run("kubectl", "rollout", "status", name, "-n", SYSTEM, "--timeout=120s")
+    for name in names:
+        kube.run("kubectl", "rollout", "status", name, "-n", SYSTEM, "--timeout=120s")
     story.say("the operator (two replicas, one leads) and the router (two replicas) are available")
