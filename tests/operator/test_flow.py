@@ -20,6 +20,7 @@ async def test_a_model_becomes_ready(world):
     status = world.model()["status"]
     assert status["readyReplicas"] == 1
     assert status["builds"] == 1
+    assert not [note for note in world.events.notes if note.warning], "nothing went wrong, so nothing is warned of"
     assert status["engine"]["name"] == world.cluster.all("Engine")[0]["metadata"]["name"]
     (route,) = world.agents.routes
     assert route.model == "team/m"

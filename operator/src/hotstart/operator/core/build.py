@@ -102,7 +102,7 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
 def decide_missing(view: EngineView, now: float) -> EnginePlan:
     """No engine and no Job: the first attempt, if any model wants it."""
     if not view.wanted:
-        failure = Failure(Reason.ENGINE_MISSING, "No model wants this engine now, and it is not in the store.", True)
+        failure = Failure(Reason.PENDING, "It is not in the store, and is built once a model wants it.", True)
         return EnginePlan(make_engine_status(view, report_failure(failure, progressing=False), now, phase=None))
     building = Failure(Reason.BUILD_QUEUED, "The build is about to start.", True)
     verdicts = report_failure(building, progressing=True)
@@ -170,7 +170,7 @@ def find_obsolete(jobs: Iterable[JobFacts]) -> tuple[JobFacts, ...]:
 
 def report_failure(failure: Failure, *, progressing: bool) -> tuple[Verdict, ...]:
     """Ready is False for this reason; Progressing says whether it may pass by itself; Degraded once it is an error."""
-    quiet = failure.reason in (Reason.ENGINE_BUILDING, Reason.BUILD_QUEUED)
+    quiet = failure.reason in (Reason.ENGINE_BUILDING, Reason.BUILD_QUEUED, Reason.PENDING)
     state = (
         Reason.ENGINE_BUILDING if progressing and quiet else Reason.BUILD_RETRYING if progressing else failure.reason
     )

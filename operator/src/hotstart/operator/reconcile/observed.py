@@ -130,8 +130,9 @@ def keys_of(obj: Object, observed: Observed) -> tuple[Key, ...]:
     """Which keys an event about this object concerns."""
     kind, meta = obj["kind"], obj["metadata"]
     namespace, name = meta.get("namespace", ""), meta["name"]
-    if kind == "CompletionModel":
-        return (Key(kind, namespace, name),)
+    if kind == "CompletionModel":  # and the Engines that wait for a model to want them
+        waiting = (engine["metadata"]["name"] for engine in observed.all("Engine", namespace) if not is_true(engine))
+        return (Key(kind, namespace, name), *(Key("Engine", namespace, engine) for engine in waiting))
     if kind == "Engine":
         names = (model["metadata"]["name"] for model in observed.all("CompletionModel", namespace))
         return (Key(kind, namespace, name), *(Key("CompletionModel", namespace, model) for model in names))
@@ -142,6 +143,12 @@ def keys_of(obj: Object, observed: Observed) -> tuple[Key, ...]:
         return tuple(sorted(key for key in owners if key is not None and key.kind == "CompletionModel"))
     key = owner_key(obj, observed)
     return () if key is None else (key,)
+
+
+def is_true(obj: Object) -> bool:
+    """Whether the object's Ready condition is True."""
+    conditions = obj.get("status", {}).get("conditions", ())
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def owner_key(obj: Object, observed: Observed) -> Key | None:
