@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import random
 import threading
@@ -54,7 +55,8 @@ class CTranslate2Engine:
     """One ``ctranslate2.Generator`` whose workers share the weights.
 
     The static-prompt cache is not used: it has no bound. CTranslate2 seeds its random numbers by thread and once, so a
-    request with a seed of its own runs on a generator loaded for it, one such request at a time.
+    request with a seed of its own runs on a generator loaded for it: one such request at a time, and as long as it runs
+    the engine is in memory twice.
     """
 
     def __init__(self, folder: Path, facts: EngineFacts, *, inter_threads: int, intra_threads: int) -> None:
@@ -63,6 +65,7 @@ class CTranslate2Engine:
         self._end_tokens = facts.eos_ids
         self._names: list[str] = json.loads((folder / "vocabulary.json").read_text())
         self._generator = self._load(inter_threads)
+        give_back_memory()
         self._seeding = threading.Lock()
 
     def generate(self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken) -> None:
@@ -77,6 +80,7 @@ class CTranslate2Engine:
                 self._run(self._load(1), prompt, options, on_token)
             finally:
                 ctranslate2.set_random_seed(random.getrandbits(32))
+                give_back_memory()
 
     def _load(self, inter_threads: int) -> Any:
         import ctranslate2
@@ -107,6 +111,13 @@ class CTranslate2Engine:
         )
         if failures:
             raise failures[0]
+
+
+def give_back_memory() -> None:
+    """Lets the C library return freed pages; of what a load takes for a moment it would keep an engine's size."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc
+        trim(0)
 
 
 def make_sampling(options: RequestOptions) -> dict[str, Any]:

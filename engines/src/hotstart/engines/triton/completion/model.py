@@ -1,7 +1,15 @@
 """The Python-backend model that Triton loads: tensors in, jobs to the scheduler, responses out. Thin.
 
 One instance, decoupled. ``execute`` only queues, so Triton hands over the next request at once; answers come from the
-workers' threads, in the order in which they are done. See ARCHITECTURE.md for the tensors.
+workers' threads, in the order in which they are done. All tensors are BYTES[1], all inputs optional:
+
+    prompt, suffix   text to go on from, and text that stands behind it (format fim only)
+    options          JSON, see ``options``
+    cancel           the id of a request to cancel; the other inputs are then ignored, and the answer is empty
+    text             the completion, or the next piece of it where options.stream is true
+    details          JSON with the last message, see ``job.make_details``; empty before
+
+The id is Triton's request id; whoever may cancel must make it unique over all clients of the pod.
 """
 
 from __future__ import annotations
