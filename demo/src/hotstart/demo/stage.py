@@ -105,7 +105,7 @@ def install_chart(kube: Kube, cluster: Cluster, story: Story) -> None:
         *("--set", "image.registry=localhost/hotstart", "--set", "image.tag=dev"),
         *("--set", "image.pullPolicy=IfNotPresent"),
         *("--set", f"store.endpoint={store.endpoint_in_cluster}", "--set", f"store.bucket={STORE_BUCKET}"),
-        *("--set", "store.secretName=engine-store",),
+        *("--set", "store.secretName=engine-store"),
     )
     names = ("deployment/hotstart-operator", "deployment/hotstart-router")
     if stands:  # the tag is the same as before, the image behind it may not be

@@ -20,12 +20,10 @@ def progress_line(model: Model, engines: list[dict[str, Any]]) -> str:
     engine_ready = condition(model, "EngineReady")
     if engine_ready.get("status") != "True":
         for engine in engines:
-            progress = engine.get("status", {}).get("progress") or {}
-            if progress.get("phase") and condition(engine, "Ready").get("status") != "True":
-                eta = f", about {progress['etaSeconds']} s left" if progress.get("etaSeconds") else ""
-                return (
-                    f"engine {engine['metadata']['name'][:12]}: {progress['phase']} {progress.get('percent', 0)} %{eta}"
-                )
+            status = engine.get("status", {})
+            if status.get("phase") and condition(engine, "Ready").get("status") != "True":
+                eta = f", about {status['etaSeconds']} s left" if status.get("etaSeconds") else ""
+                return f"engine {engine['metadata']['name'][:12]}: {status['phase']} {status.get('percent', 0)} %{eta}"
     for kind in ("EngineReady", "WorkloadReady", "EndpointReady"):
         found = condition(model, kind)
         if found and found["status"] != "True":
