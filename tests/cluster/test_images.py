@@ -67,7 +67,7 @@ def test_an_image_whose_layers_are_others_takes_the_slow_way(tmp_path: Path) -> 
 def image(tmp_path: Path) -> Iterator[str]:
     """An image in buildah's store that has a shell and nothing else."""
     if shutil.which("buildah") is None:
-        pytest.skip("needs buildah")
+        pytest.fail("needs buildah: run cluster/install-debian-packages")
     shell = shutil.which("bash") or "/bin/bash"
     linked = subprocess.run(("ldd", shell), capture_output=True, text=True, check=True).stdout
     for file in (shell, *re.findall(r"(/\S+) \(0x", linked)):
