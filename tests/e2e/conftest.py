@@ -139,6 +139,7 @@ spec:
   serving:
     maxNewTokens: 8
     stop: none
+    queue: {maxRequests: 1000, deadline: 20s}
     resources:
       requests: {cpu: 50m, memory: 128Mi}
   slo: {latency: 1s}
