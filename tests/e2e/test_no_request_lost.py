@@ -53,7 +53,7 @@ def test_2000_requests_through_scale_down_and_a_change_of_the_pod_template(tenan
         )
         tenant.wait_ready()
     assert load.result["requests"] == 2000
-    assert load.result["failed"] == 0, load.result
+    assert load.result["failed"] == 0, (load.result["failures"], load.result["failure_details"])
 
 
 def test_the_leader_killed_and_serving_is_not_touched(tenant) -> None:
@@ -65,7 +65,7 @@ def test_the_leader_killed_and_serving_is_not_touched(tenant) -> None:
     with Load(tenant, rate=20, duration=25) as load:
         tenant.kube.run("kubectl", "delete", "pod", name, "-n", stage.SYSTEM, "--grace-period=0", "--force")
         tenant.wait(lambda: leader(tenant.kube) not in ("", first), "another replica leads")
-    assert load.result["failed"] == 0, load.result
+    assert load.result["failed"] == 0, (load.result["failures"], load.result["failure_details"])
     assert [pod["metadata"]["uid"] for pod in tenant.pods()] == pods
     tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
     tenant.wait_ready(replicas=2)
