@@ -19,7 +19,7 @@ from hotstart.cluster.errors import ClusterError
 from hotstart.demo import load, stage
 from hotstart.demo.kube import Kube
 from hotstart.demo.story import Changes, StepFailed, Story
-from hotstart.demo.watch import cold_start, is_ready, wait_for_model
+from hotstart.demo.watch import cold_start, is_measured, wait_for_model
 from hotstart.loadtest.machine import describe_machine
 
 MODEL = load.MODEL
@@ -93,7 +93,7 @@ def tell(story: Story, kube: Kube) -> dict[str, Any]:
     with story.step("engine_and_first_pod", "kubectl apply -f examples/demo.yaml: engine built, first pod ready"):
         apply_model(kube, cluster, story)
         say = Changes(story)
-        model = wait_for_model(kube, stage.NAMESPACE, MODEL, is_ready, limit=240, say=say)
+        model = wait_for_model(kube, stage.NAMESPACE, MODEL, is_measured, limit=240, say=say)
         first = cold_start(model)
         story.say(describe_start(first))
     engine = kube.items("engines", "-n", stage.NAMESPACE)[0]

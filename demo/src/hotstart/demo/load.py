@@ -17,7 +17,7 @@ from hotstart.demo.story import Changes, StepFailed, Story
 from hotstart.demo.watch import cold_start, ready_replicas, wait_for_model
 
 MODEL = "smollm2"
-RATE = "1.4"  # requests/s
+RATE = "2.4"  # requests/s
 DURATION = "60s"
 SLO = "3s"
 HEADLINES = (

@@ -59,6 +59,11 @@ def is_ready(model: Model) -> bool:
     return found.get("status") == "True" and current
 
 
+def is_measured(model: Model) -> bool:
+    """Ready, and its pod's start is told in status."""
+    return is_ready(model) and bool(cold_start(model))
+
+
 def ready_replicas(model: Model) -> int:
     """status.readyReplicas, 0 where it is not written."""
     return int(model.get("status", {}).get("readyReplicas", 0))
