@@ -265,7 +265,7 @@ class Agent:
         if wrong:
             message = (
                 f"{wrong[0]} from the store is not what the engine's manifest says (its sha256 differs): "
-                "delete the Engine to build it again."
+                "delete the engine's folder in the store, then the Engine, to build it again."
             )
             raise BringUpFailed(ENGINE_CORRUPT, message, retryable=True)
         if self._disk.partial(key).exists():

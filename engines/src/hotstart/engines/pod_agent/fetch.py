@@ -35,6 +35,7 @@ FIRST_PAUSE_SECONDS = 0.2  # doubles with each attempt
 BLOCK_BYTES = 256 * 1024
 TIMEOUT = aiohttp.ClientTimeout(total=120, connect=10, sock_read=20)
 PIECES_FILE = "pieces.json"
+REBUILD = "To build it again, delete the engine's folder in the store, then the Engine."
 
 
 class Refused(Exception):
@@ -213,13 +214,13 @@ def _check_answer(response: aiohttp.ClientResponse, piece: Piece, size: int) -> 
     if status in (401, 403):
         raise Refused(f"status {status}")
     if status == 404:
-        message = f"{piece.path} is no longer in the store (status 404): delete the Engine, and it is built again."
+        message = f"{piece.path} is no longer in the store (status 404). {REBUILD}"
         raise BringUpFailed(ENGINE_FETCH_FAILED, message, retryable=True)
     raise Transient(f"status {status}")
 
 
 def _wrong_size(path: str, found: str, size: int) -> BringUpFailed:
-    message = f"{path} has {found} in the store, not the {size} of its manifest: delete the Engine to build it again."
+    message = f"{path} has {found} in the store, not the {size} of its manifest. {REBUILD}"
     return BringUpFailed(ENGINE_CORRUPT, message, retryable=True)
 
 
