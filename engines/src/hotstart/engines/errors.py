@@ -25,6 +25,11 @@ class Reason(StrEnum):
     MARKERS_NOT_IN_TOKENIZER = "MarkersNotInTokenizer"
     VERIFICATION_FAILED = "VerificationFailed"
     DISK_FULL = "DiskFull"
+    OUT_OF_MEMORY = "OutOfMemory"  # host or GPU memory ran out while building or loading
+    DOES_NOT_FIT = "DoesNotFit"  # the memory plan exceeds the accelerator
+    ACCELERATOR_MISMATCH = "AcceleratorMismatch"  # another GPU than the engine is for
+    TOOLCHAIN_MISMATCH = "ToolchainMismatch"  # other versions of TensorRT or TensorRT-LLM than the engine is for
+    ENGINE_QUARANTINED = "EngineQuarantined"  # failed its verification; lifted by an annotation
     INVALID_SPEC = "InvalidSpec"  # the environment of a Job cannot be read
     INSPECTION_FAILED = "InspectionFailed"  # anything unforeseen while inspecting
     BUILD_FAILED = "BuildFailed"  # anything unforeseen while building

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hotstart.engines.key import canonical_json, make_key
+from hotstart.engines.profile import Profile
+from hotstart.engines.verification import Verification
 
 MANIFEST_NAME = "manifest.json"
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -40,6 +42,8 @@ class Manifest:
     tokenizer_digest: str
     facts: dict[str, Any] = field(default_factory=dict)
     build_seconds: float = 0.0
+    verification: Verification | None = None
+    profile: Profile | None = None
 
     @property
     def size(self) -> int:
@@ -47,8 +51,8 @@ class Manifest:
         return sum(file.size for file in self.files)
 
     def to_json(self) -> str:
-        """Canonical JSON."""
-        return canonical_json(asdict(self))
+        """Canonical JSON; parts that were not made are left out."""
+        return canonical_json({name: value for name, value in asdict(self).items() if value is not None})
 
 
 def engine_prefix(namespace_uid: str, key: str) -> str:
@@ -70,7 +74,13 @@ def parse_manifest(text: str, *, key: str) -> Manifest:
     try:
         value = json.loads(text)
         files = tuple(ManifestFile(**entry) for entry in value.pop("files"))
-        manifest = Manifest(files=files, **value)
+        verification, profile = value.pop("verification", None), value.pop("profile", None)
+        manifest = Manifest(
+            files=files,
+            verification=None if verification is None else Verification.from_json(verification),
+            profile=None if profile is None else Profile.from_json(profile),
+            **value,
+        )
         same = manifest.key == key == make_key(manifest.inputs)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadManifest(f"manifest of {key[:12]}: {type(error).__name__}: {error}") from error

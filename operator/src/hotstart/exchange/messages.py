@@ -203,7 +203,9 @@ class BuildPhase(StrEnum):
     STARTING = "Starting"
     DOWNLOADING = "Downloading"
     CONVERTING = "Converting"
+    BUILDING = "Building"  # only where the runtime compiles what was converted
     VERIFYING = "Verifying"
+    CALIBRATING = "Calibrating"
     UPLOADING = "Uploading"
     UPLOADED = "Uploaded"  # waits for ``published``
     FAILED = "Failed"

@@ -86,6 +86,11 @@ class Reason(StrEnum):
     VERIFICATION_FAILED = "VerificationFailed"
     RUNTIME_NOT_AVAILABLE = "RuntimeNotAvailable"
     NO_FREE_ACCELERATOR = "NoFreeAccelerator"
+    ACCELERATOR_MISMATCH = "AcceleratorMismatch"
+    DOES_NOT_FIT = "DoesNotFit"
+    OUT_OF_MEMORY = "OutOfMemory"
+    TOOLCHAIN_MISMATCH = "ToolchainMismatch"
+    ENGINE_QUARANTINED = "EngineQuarantined"
 
     # The workload.
     REPLICAS_READY = "ReplicasReady"

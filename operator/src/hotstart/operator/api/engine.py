@@ -27,7 +27,9 @@ class EnginePhase(StrEnum):
     STARTING = "Starting"
     DOWNLOADING = "Downloading"
     CONVERTING = "Converting"
+    BUILDING = "Building"
     VERIFYING = "Verifying"
+    CALIBRATING = "Calibrating"
     UPLOADING = "Uploading"
     UPLOADED = "Uploaded"
     STORED = "Stored"
@@ -124,6 +126,66 @@ class EngineSpec(ApiModel):
     ] = None
 
 
+class Repeatability(StrEnum):
+    """Whether repeated sweeps of a calibration agreed."""
+
+    STEADY = "Steady"
+    NOISY = "Noisy"
+
+
+class LoadPointStatus(StatusModel):
+    """P95 with so many requests at once."""
+
+    concurrency: Annotated[int, Field(ge=1, description="Requests at once (requests).")]
+    p95_milliseconds: Annotated[int, Field(ge=0, description="P95 of their latency (milliseconds).")]
+
+
+class VerificationStatus(StatusModel):
+    """How far the engine agrees with its checkpoint, token by token."""
+
+    positions: Annotated[int, Field(ge=0, description="Positions of real code that were computed (positions).")]
+    compared: Annotated[
+        int, Field(ge=0, description="Positions whose margin exceeds epsilon: there both must agree (positions).")
+    ]
+    agreed: Annotated[int, Field(ge=0, description="Compared positions with the same top token (positions).")]
+    agreement: Annotated[
+        str, Field(max_length=16, description="Share of all positions with the same top token (such as 99.5%).")
+    ]
+    epsilon: Annotated[str, Field(max_length=16, description="Margin below which a difference is rounding (logits).")]
+    worst_margin: Annotated[
+        str, Field(max_length=16, description="Largest margin at which the top tokens differed (logits).")
+    ]
+    reference: Annotated[str, Field(max_length=64, description="What computed the expectation, such as numpy.")]
+
+
+class ProfileStatus(StatusModel):
+    """What calibration measured: one replica's speed, as whole completions through the completion model."""
+
+    lone_milliseconds: Annotated[
+        int, Field(ge=0, description="Latency of a lone request of inputTokens and newTokens (milliseconds).")
+    ]
+    input_tokens: Annotated[int, Field(ge=0, description="Tokens of the prompts that were measured (tokens).")]
+    new_tokens: Annotated[int, Field(ge=0, description="Tokens that each request generated (tokens).")]
+    prefill_tokens_per_second: Annotated[int, Field(ge=0, description="Speed of reading prompts (tokens/s).")]
+    decode_tokens_per_second: Annotated[
+        int, Field(ge=0, description="Most tokens that all requests together generate (tokens/s).")
+    ]
+    load: Annotated[
+        tuple[LoadPointStatus, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+            description="P95 by requests at once, ascending.",
+        ),
+    ] = ()
+    cpus: Annotated[
+        str, Field(max_length=16, description="CPUs that it was measured with (cores); empty for engines of GPUs.")
+    ] = ""
+    repeatability: Annotated[
+        Repeatability, Field(description="Noisy: repeated sweeps differed by more than the tolerance.")
+    ] = Repeatability.STEADY
+
+
 class EngineStatus(StatusModel):
     """How far the build is, and where the engine stands."""
 
@@ -159,6 +221,10 @@ class EngineStatus(StatusModel):
     build_seconds: Annotated[
         int | None, Field(ge=0, le=2_147_483_647, description="Time that the successful build took (seconds).")
     ] = None
+    verification: Annotated[
+        VerificationStatus | None, Field(description="How far the engine agrees with its checkpoint.")
+    ] = None
+    profile: Annotated[ProfileStatus | None, Field(description="What calibration measured of the engine.")] = None
 
 
 class Engine(Kind):
