@@ -16,8 +16,8 @@ class Verification:
     """How far the engine agrees with its checkpoint.
 
     ``compared`` are the positions whose margin (the reference's top-1 logit less its top-2) exceeds ``epsilon``: there
-    the engine's top-1 token must be the reference's. ``worst_margin`` is the largest margin at which they still differed
-    (0.0 where they never did). ``reference`` says what computed the expectation, such as ``numpy``.
+    the engine's top-1 token must be the reference's. ``worst_margin`` is the largest margin at which they still
+    differed (0.0 where they never did). ``reference`` says what computed the expectation, such as ``numpy``.
     """
 
     positions: int
