@@ -1,0 +1,17 @@
+"""The reference of an opened checkpoint, by its facts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hotstart.engines.checkpoints.checkpoint import Checkpoint, read_weight
+from hotstart.engines.reference.llama import LlamaReference
+from hotstart.engines.reference.network import Reference
+
+
+def make_reference(checkpoint: Checkpoint) -> Reference:
+    """What this checkpoint computes; weights are read as they are needed.
+
+    The reference raises Terminal (CheckpointCorrupt) where a weight is NaN or infinite.
+    """
+    return LlamaReference(checkpoint.facts, partial(read_weight, checkpoint))
