@@ -31,6 +31,8 @@ FULL: dict[str, Any] = {
         "control": "hotstart-control",
         "tritonCpu": "hotstart-triton",
         "builder": "hotstart-builder",
+        "tritonTrtllm": "hotstart-triton-trtllm",
+        "builderTrtllm": "hotstart-builder-trtllm",
         "tag": "1.2.3",
         "pullPolicy": "Always",
         "pullSecrets": ["registry-login"],

@@ -14,6 +14,8 @@ ENVIRONMENT = {
     "HOTSTART_WATCH_NAMESPACES",
     "HOTSTART_IMAGE_TRITON_CPU",
     "HOTSTART_IMAGE_BUILDER",
+    "HOTSTART_IMAGE_TRITON_TRTLLM",
+    "HOTSTART_IMAGE_BUILDER_TRTLLM",
     "HOTSTART_IMAGE_PULL_POLICY",
     "HOTSTART_STORE_BUCKET",
     "HOTSTART_STORE_ENDPOINT",
@@ -73,6 +75,8 @@ def test_the_operator_gets_its_environment(full):
     assert given["HOTSTART_WATCH_NAMESPACES"] == "team-a,team-b"
     assert given["HOTSTART_IMAGE_TRITON_CPU"] == "registry.example.com:5000/ml/hotstart-triton:1.2.3"
     assert given["HOTSTART_IMAGE_BUILDER"] == "registry.example.com:5000/ml/hotstart-builder:1.2.3"
+    assert given["HOTSTART_IMAGE_TRITON_TRTLLM"] == "registry.example.com:5000/ml/hotstart-triton-trtllm:1.2.3"
+    assert given["HOTSTART_IMAGE_BUILDER_TRTLLM"] == "registry.example.com:5000/ml/hotstart-builder-trtllm:1.2.3"
     assert given["HOTSTART_IMAGE_PULL_POLICY"] == "Always"
     assert given["HOTSTART_STORE_ENDPOINT"] == "http://s3.storage:9000"
     assert port(container, "metrics") == names.PORT_OPERATOR_METRICS

@@ -320,7 +320,7 @@ class Operator:
     def __init__(self, world) -> None:
         self.world, self.queue, self.observed, self.memory = world, FakeQueue(), Observed(), Memory()
         cluster, clock, store, agents = world.cluster, world.clock, world.store, world.agents
-        images = Images("triton:1", "builder:1")
+        images = Images("triton:1", "builder:1", "triton-trtllm:1", "builder-trtllm:1")
         self.models = ModelReconciler(cluster, world.events, clock, self.observed, self.memory, images, '{"keys":[]}')
         self.engines = EngineReconciler(cluster, store, world.events, clock, self.observed, self.memory, images)
         builds = BuildServer(cluster, store, agents, self.observed, self.memory, self.queue)

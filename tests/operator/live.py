@@ -99,6 +99,8 @@ class Stage:
             "HOTSTART_WATCH_NAMESPACES": self.models,
             "HOTSTART_IMAGE_TRITON_CPU": "triton:1",
             "HOTSTART_IMAGE_BUILDER": "builder:1",
+            "HOTSTART_IMAGE_TRITON_TRTLLM": "triton-trtllm:1",
+            "HOTSTART_IMAGE_BUILDER_TRTLLM": "builder-trtllm:1",
             "HOTSTART_STORE_BUCKET": self.bucket,
             "HOTSTART_STORE_ENDPOINT": self.endpoint,
             "AWS_ACCESS_KEY_ID": "administrator",

@@ -79,7 +79,15 @@ def make_some_pod(**changes):
     model = make_model(**changes)
     target = make_target(model.spec, engine_key="k" * 64, engine_name="k" * 40, manifest_sha256="d" * 64)
     assignment = make_assignment(model.spec, target, model="team/m", generation=3)
-    return make_pod(model, target, assignment, Images("triton:1", "builder:1"), slot=0, attempt=0, now=1.0)
+    return make_pod(
+        model,
+        target,
+        assignment,
+        Images("triton:1", "builder:1", "triton-trtllm:1", "builder-trtllm:1"),
+        slot=0,
+        attempt=0,
+        now=1.0,
+    )
 
 
 def test_a_pod_passes_the_restricted_standard():
@@ -240,6 +248,8 @@ ENVIRONMENT = {
     "HOTSTART_NAMESPACE": "hotstart-system",
     "HOTSTART_IMAGE_TRITON_CPU": "t:1",
     "HOTSTART_IMAGE_BUILDER": "b:1",
+    "HOTSTART_IMAGE_TRITON_TRTLLM": "tt:1",
+    "HOTSTART_IMAGE_BUILDER_TRTLLM": "bt:1",
     "HOTSTART_STORE_BUCKET": "engines",
     "AWS_ACCESS_KEY_ID": "a",
     "AWS_SECRET_ACCESS_KEY": "b",

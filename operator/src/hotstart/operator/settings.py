@@ -60,6 +60,8 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         images=Images(
             triton_cpu=need(env, "HOTSTART_IMAGE_TRITON_CPU", "the image of replicas on CPUs"),
             builder=need(env, "HOTSTART_IMAGE_BUILDER", "the image of the engine builder"),
+            triton_trtllm=need(env, "HOTSTART_IMAGE_TRITON_TRTLLM", "the image of replicas on GPUs"),
+            builder_trtllm=need(env, "HOTSTART_IMAGE_BUILDER_TRTLLM", "the image that builds engines of GPUs"),
             pull_policy=policy,
         ),
         store=StoreSettings(

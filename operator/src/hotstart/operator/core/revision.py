@@ -10,17 +10,31 @@ from dataclasses import dataclass
 
 from hotstart.exchange.messages import PodAssignment
 from hotstart.operator.api import CompletionModelSpec
+from hotstart.operator.api.model_spec import Runtime
 from hotstart.operator.core.names import digest_of
 from hotstart.operator.core.recipe import make_serving_options
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one runtime release, and how they are pulled."""
+    """Images of one runtime release, and how they are pulled.
+
+    ``builder`` inspects checkpoints of either runtime, and builds engines of CPUs; ``builder_trtllm`` needs a GPU.
+    """
 
     triton_cpu: str
     builder: str
+    triton_trtllm: str
+    builder_trtllm: str
     pull_policy: str = "IfNotPresent"
+
+    def serving(self, runtime: str) -> str:
+        """The image with Triton, the runtime's backend, the completion model and the pod agent."""
+        return self.triton_trtllm if runtime == Runtime.TENSORRT_LLM else self.triton_cpu
+
+    def building(self, runtime: str) -> str:
+        """The image whose tools build engines of that runtime."""
+        return self.builder_trtllm if runtime == Runtime.TENSORRT_LLM else self.builder
 
 
 @dataclass(frozen=True)
