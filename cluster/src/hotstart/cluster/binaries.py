@@ -1,4 +1,5 @@
-"""Where the cluster's programs come from: found on the machine at the right version, or built once and cached.
+"""Where the cluster's programs come from: found on the machine at the right version, downloaded by pinned sha256, or
+built from pinned Go modules; what is downloaded or built is cached.
 
 The cache stands outside the work tree (`HOTSTART_CACHE`, by default `~/.cache/hotstart`), so that checkouts share it.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hotstart.cluster import downloads
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.tools import GO_MINIMUM, Program, Tool, build_argv
 
@@ -69,6 +72,12 @@ def missing(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str]) -> t
     return tuple(tool for tool in tools if places(tool, cache, environ) is None)
 
 
+def to_build(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str]) -> tuple[Tool, ...]:
+    """The missing tools that cannot be downloaded from here."""
+    download = downloads.wanted(environ)
+    return tuple(tool for tool in missing(tools, cache, environ) if not (download and downloads.reachable(tool)))
+
+
 def go_version(go: str) -> tuple[int, int] | None:
     """Major and minor version of the Go command, None if it does not say."""
     shown = subprocess.run((go, "env", "GOVERSION"), capture_output=True, text=True, check=False, cwd="/")
@@ -97,15 +106,42 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def build(tool: Tool, go: str, cache: Path, say: Say) -> None:
-    """Build one tool into the cache; two checkouts that need it at once build it once."""
+@contextmanager
+def _making(tool: Tool, cache: Path) -> Iterator[Path | None]:
+    """An empty folder that becomes the tool's place in the cache; None where the tool has come there meanwhile."""
     target = tool_dir(cache, tool)
     with _locked(cache / "bin" / f".{tool.name}.lock"):
         if all((target / program.name).is_file() for program in tool.programs):
+            yield None
             return
         unfinished = target.with_name(f".{target.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
+        yield unfinished
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+
+
+def download(tool: Tool, cache: Path, environ: Mapping[str, str], say: Say) -> bool:
+    """Fetches the pinned release of one tool into the cache; False (and why is said) where it must be built."""
+    releases = downloads.find_releases(tool, platform.machine())
+    if not releases or not downloads.wanted(environ) or not downloads.reachable(tool):
+        return False
+    try:
+        with _making(tool, cache) as folder:
+            if folder is not None:
+                downloads.download(releases, folder, say)
+    except downloads.NotDownloaded as error:
+        say(f"not downloaded: {error}")
+        return False
+    return True
+
+
+def build(tool: Tool, go: str, cache: Path, say: Say) -> None:
+    """Build one tool into the cache; two checkouts that need it at once build it once."""
+    with _making(tool, cache) as unfinished:
+        if unfinished is None:
+            return
         say(f"building {tool.name} {tool.version} from its pinned Go modules (once for this machine)")
         log = cache / "bin" / f"{tool.name}.log"
         with log.open("w") as out:
@@ -122,15 +158,15 @@ def build(tool: Tool, go: str, cache: Path, say: Say) -> None:
             raise ClusterError(f"Building {tool.name} {tool.version} failed; the whole output is in {log}:\n{tail}")
         for program in tool.programs:
             (unfinished / program.built_as).rename(unfinished / program.name)
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
 
 
 def ensure(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str], say: Say) -> dict[str, Path]:
-    """The place of every program of the tools, building what is missing."""
+    """The place of every program of the tools, downloading or building what is missing."""
     programs: dict[str, Path] = {}
     for tool in tools:
         known = places(tool, cache, environ)
+        if known is None and download(tool, cache, environ, say):
+            known = {program.name: tool_dir(cache, tool) / program.name for program in tool.programs}
         if known is None:
             go = shutil.which("go", path=environ.get("PATH"))
             problem = go_problem((tool,), go, go_version(go) if go else None)

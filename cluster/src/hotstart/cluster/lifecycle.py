@@ -62,7 +62,7 @@ def _locked(layout: Layout, patience: float) -> Iterator[None]:
 def _look(layout: Layout, wanted: Wanted, environ: Mapping[str, str]) -> preflight.Facts:
     """Look at the machine; raise what it lacks."""
     cache = binaries.cache_dir(environ)
-    to_build = binaries.missing(tools.wanted(wanted.api_only), cache, environ)
+    to_build = binaries.to_build(tools.wanted(wanted.api_only), cache, environ)
     go = shutil.which("go", path=environ.get("PATH"))
     go_problem = binaries.go_problem(to_build, go, binaries.go_version(go) if go and to_build else None)
     facts = preflight.gather_facts(layout.root, cache, bool(to_build), go_problem, (wanted.api_port, wanted.s3_port))
