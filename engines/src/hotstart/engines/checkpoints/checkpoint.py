@@ -1,6 +1,7 @@
 """What every checkpoint looks like to a runtime: facts of the network, its tensors by name, its tokenizer.
 
-Names are those of Hugging Face's LLaMA (``model.layers.0.self_attn.q_proj.weight``), whatever the file's format.
+Names are those of Hugging Face's LLaMA (``model.layers.0.self_attn.q_proj.weight``), whatever the file's format, or
+those of MPT (``transformer.blocks.0.attn.Wqkv.weight``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from hotstart.engines.checkpoints.mpt_config import MptFacts, expected_mpt_shapes
 from hotstart.engines.errors import Reason, Terminal
 
 Array = npt.NDArray[np.float32]
@@ -59,6 +61,10 @@ class ModelFacts:
         return {names.get(name, name): value for name, value in asdict(self).items() if value not in (None, False)}
 
 
+#: Facts of any network that our own converters read.
+Facts = ModelFacts | MptFacts
+
+
 class Checkpoint(Protocol):
     """A checkpoint on disk, opened lazily: only ``tensor`` reads weights."""
 
@@ -67,7 +73,7 @@ class Checkpoint(Protocol):
         """``gguf`` or ``safetensors``."""
 
     @property
-    def facts(self) -> ModelFacts: ...
+    def facts(self) -> Facts: ...
 
     @property
     def tokenizer_json(self) -> bytes:
@@ -92,8 +98,40 @@ class Checkpoint(Protocol):
         """
 
 
-def expected_shapes(facts: ModelFacts) -> dict[str, Shape]:
+def llama_facts(checkpoint: Checkpoint) -> ModelFacts:
+    """The checkpoint's facts, for code that knows LLaMA-like networks only.
+
+    Raises:
+        Terminal: UnsupportedArchitecture, it is of another family.
+    """
+    if not isinstance(checkpoint.facts, ModelFacts):
+        raise _other_family(checkpoint.facts, "LLaMA-like")
+    return checkpoint.facts
+
+
+def mpt_facts(checkpoint: Checkpoint) -> MptFacts:
+    """The checkpoint's facts, for code that knows MPT only.
+
+    Raises:
+        Terminal: UnsupportedArchitecture, it is of another family.
+    """
+    if not isinstance(checkpoint.facts, MptFacts):
+        raise _other_family(checkpoint.facts, "MPT")
+    return checkpoint.facts
+
+
+def _other_family(facts: Facts, wanted: str) -> Terminal:
+    return Terminal(
+        Reason.UNSUPPORTED_ARCHITECTURE, f"The checkpoint is a {facts.architecture}; this step knows {wanted} networks."
+    )
+
+
+def expected_shapes(facts: Facts) -> dict[str, Shape]:
     """Every tensor that the network needs, with the shape that its facts say. Pure."""
+    return expected_mpt_shapes(facts) if isinstance(facts, MptFacts) else _expected_llama_shapes(facts)
+
+
+def _expected_llama_shapes(facts: ModelFacts) -> dict[str, Shape]:
     hidden, wide = facts.hidden, facts.intermediate
     queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     shapes: dict[str, Shape] = {EMBEDDINGS: (facts.vocab, hidden), FINAL_NORM: (hidden,)}
@@ -113,7 +151,7 @@ def expected_shapes(facts: ModelFacts) -> dict[str, Shape]:
     return shapes
 
 
-def count_parameters(facts: ModelFacts) -> int:
+def count_parameters(facts: Facts) -> int:
     """Weights of the network; tied embeddings count once."""
     return sum(int(np.prod(shape)) for shape in expected_shapes(facts).values())
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hotstart.engines.checkpoints.checkpoint import Array, ModelFacts, Shape
+from hotstart.engines.checkpoints.checkpoint import Array, Facts, Shape
 from hotstart.engines.checkpoints.choose import INDEX, parse_json
-from hotstart.engines.checkpoints.llama_config import make_facts
+from hotstart.engines.checkpoints.facts import make_checkpoint_facts
 from hotstart.engines.checkpoints.tokenizer import end_ids, parse_tokenizer, starts_with
 from hotstart.engines.errors import Reason, Terminal
 from safetensors import SafetensorError, safe_open
@@ -39,7 +39,7 @@ class SafetensorsFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.facts: ModelFacts = make_facts(self._json("config.json"))
+        self.facts: Facts = make_checkpoint_facts(self._json("config.json"))
         self.tokenizer_json = (folder / "tokenizer.json").read_bytes()
         tokenizer = parse_tokenizer(self.tokenizer_json)
         self.eos_ids = end_ids(tokenizer, self._declared_ends(), self.facts.vocab)

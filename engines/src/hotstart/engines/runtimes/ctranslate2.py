@@ -22,6 +22,7 @@ from hotstart.engines.checkpoints.checkpoint import (
     Checkpoint,
     ModelFacts,
     expected_shapes,
+    llama_facts,
     read_weight,
 )
 from hotstart.engines.checkpoints.tokenizer import make_vocabulary, parse_tokenizer
@@ -54,7 +55,7 @@ class CTranslate2:
         spec.config.bos_token = vocabulary[checkpoint.eos_ids[0] if checkpoint.bos_id is None else checkpoint.bos_id]
         spec.config.eos_token = vocabulary[checkpoint.eos_ids[0]]
         spec.config.unk_token = ""
-        spec.config.layer_norm_epsilon = checkpoint.facts.rms_epsilon
+        spec.config.layer_norm_epsilon = llama_facts(checkpoint).rms_epsilon
         spec.validate()
         spec.optimize(quantization=None)  # tied embeddings become an alias; quantized already
         spec.save(str(folder))
@@ -147,7 +148,7 @@ class _SpecWriter:
         self._done = 0
 
     def fill(self) -> Any:
-        facts = self._checkpoint.facts
+        facts = llama_facts(self._checkpoint)
         spec = make_spec(facts)
         decoder = spec.decoder
         self._linear(decoder.embeddings, EMBEDDINGS)
