@@ -151,11 +151,11 @@ def write_tiny_checkpoint(
     weights = weights if weights is not None else make_tiny_weights(shape, seed=seed)
     names = sorted(weights)
     if shards == 1:
-        _write_safetensors(folder / "model.safetensors", weights, names, dtype)
+        write_safetensors(folder / "model.safetensors", weights, names, dtype)
     else:
         files = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
         for i, file in enumerate(files):
-            _write_safetensors(folder / file, weights, names[i::shards], dtype)
+            write_safetensors(folder / file, weights, names[i::shards], dtype)
         index = {"metadata": {}, "weight_map": {name: files[i % shards] for i, name in enumerate(names)}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(make_config(shape, architecture, dtype), indent=2))
@@ -203,7 +203,8 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, shape: TinyShape | None = None
     return path
 
 
-def _write_safetensors(path: Path, weights: Weights, names: list[str], dtype: str) -> None:
+def write_safetensors(path: Path, weights: Weights, names: list[str], dtype: str) -> None:
+    """One file of the tensors ``names``, stored as ``dtype`` (float32, float16 or bfloat16)."""
     header: dict[str, Any] = {}
     blocks: list[bytes] = []
     offset = 0
