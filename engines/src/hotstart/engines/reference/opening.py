@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from hotstart.engines.checkpoints.checkpoint import Checkpoint, read_weight
+from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.reference.llama import LlamaReference
+from hotstart.engines.reference.mpt import MptReference
 from hotstart.engines.reference.network import Reference
 
 
@@ -14,4 +16,5 @@ def make_reference(checkpoint: Checkpoint) -> Reference:
 
     The reference raises Terminal (CheckpointCorrupt) where a weight is NaN or infinite.
     """
-    return LlamaReference(checkpoint.facts, partial(read_weight, checkpoint))
+    facts, weight = checkpoint.facts, partial(read_weight, checkpoint)
+    return MptReference(facts, weight) if isinstance(facts, MptFacts) else LlamaReference(facts, weight)
