@@ -72,3 +72,22 @@ class EngineRecipe:
 CTRANSLATE2_TOOLCHAIN = Toolchain(
     converter="hotstart-llama", converter_version=1, runtime="ctranslate2", runtime_version="4.8.5"
 )
+
+#: The runtime of the pinned container (Triton 26.04 to 26.07 with TensorRT-LLM). Its tag is not in the key: a patched
+#: image with the same libraries runs the same engines.
+TENSORRT_LLM_VERSION = "1.2.1"
+TENSORRT_VERSION = "10.14.1.48"
+#: Raised whenever the options that we build with change (``runtimes/tensorrt_llm/build_command.py``).
+BUILD_OPTIONS_VERSION = 1
+BUILD_OPTIONS = "hotstart-build-options"
+
+
+def make_tensorrt_llm_toolchain(converter: str, converter_version: int) -> Toolchain:
+    """The toolchain of TensorRT-LLM engines whose checkpoint is converted by ``converter``."""
+    return Toolchain(
+        converter=converter,
+        converter_version=converter_version,
+        runtime="tensorrt_llm",
+        runtime_version=TENSORRT_LLM_VERSION,
+        libraries=((BUILD_OPTIONS, str(BUILD_OPTIONS_VERSION)), ("tensorrt", TENSORRT_VERSION)),
+    )
