@@ -1,4 +1,4 @@
-"""A tiny MPT checkpoint with weights from a seed, in the form of replit-code-v1_5-3b: grouped queries, ALiBi, no biases.
+"""A tiny MPT checkpoint with weights from a seed, like replit-code-v1_5-3b: grouped queries, ALiBi, no biases.
 
 Everything that a converter must keep apart differs: queries, keys and values have scales of their own, so that rows in
 the wrong place change the logits.
