@@ -1,9 +1,9 @@
 """GPUs by the product name of their node label: streaming multiprocessor version, memory, MIG profiles. Pure.
 
 The engine's key holds product, SM and memory, and the memory plan needs the bytes; both must be known before a node
-with such a GPU is seen. Names are those of ``nvidia.com/gpu.product`` (GPU feature discovery: the driver's product name,
-spaces as dashes; ``-MIG-1g.10gb`` and ``-SHARED`` appended where a node is partitioned or shared in time). Memory is what
-the driver reports in MiB (``nvidia.com/gpu.memory``, ``nvidia-smi``) for boards with ECC as they are shipped.
+with such a GPU is seen. Names are those of ``nvidia.com/gpu.product`` (GPU feature discovery: the driver's product
+name, spaces as dashes; ``-MIG-1g.10gb`` and ``-SHARED`` appended where a node is partitioned or shared in time). Memory
+is what the driver reports in MiB (``nvidia.com/gpu.memory``, ``nvidia-smi``) for boards with ECC as they are shipped.
 """
 
 from __future__ import annotations
