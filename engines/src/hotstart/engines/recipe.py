@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -91,3 +91,16 @@ def make_tensorrt_llm_toolchain(converter: str, converter_version: int) -> Toolc
         runtime_version=TENSORRT_LLM_VERSION,
         libraries=((BUILD_OPTIONS, str(BUILD_OPTIONS_VERSION)), ("tensorrt", TENSORRT_VERSION)),
     )
+
+
+#: Our converters, raised whenever what one writes changes. A script of TensorRT-LLM goes by the version of the runtime
+#: and has 0.
+CONVERTER_VERSIONS = {"hotstart-llama": 1, "hotstart-mpt": 1}
+
+
+def make_toolchain(runtime: str, converter: str) -> Toolchain:
+    """The toolchain of this release for a runtime and a converter (`architectures.Architecture.converters`)."""
+    version = CONVERTER_VERSIONS.get(converter, 0)
+    if runtime == "tensorrt_llm":
+        return make_tensorrt_llm_toolchain(converter, version)
+    return replace(CTRANSLATE2_TOOLCHAIN, converter=converter, converter_version=version)
