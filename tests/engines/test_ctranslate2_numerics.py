@@ -11,15 +11,22 @@ import ctranslate2
 import numpy as np
 import pytest
 from ctranslate2.specs import common_spec
-from hotstart.engines.checkpoints.checkpoint import RopeScaling
+from hotstart.engines.checkpoints.checkpoint import ModelFacts, RopeScaling
 from hotstart.engines.checkpoints.gguf_file import GgufFile
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
-from hotstart.engines.runtimes.ctranslate2 import CTranslate2, quantize_rows
+from hotstart.engines.reference.llama import LlamaReference
+from hotstart.engines.runtimes.ctranslate2 import CTranslate2
+from hotstart.engines.runtimes.ctranslate2_weights import quantize_rows
 
-from tests.engines.reference_llama import forward
-from tests.support.tiny_checkpoint import TinyShape, make_tiny_weights, write_tiny_checkpoint, write_tiny_gguf
+from tests.support.tiny_checkpoint import (
+    TinyShape,
+    Weights,
+    make_tiny_weights,
+    write_tiny_checkpoint,
+    write_tiny_gguf,
+)
 
 IDS = [5, 17, 300, 44, 44, 129, 8, 501, 260, 77, 31, 90]
 FLOAT32 = EngineRecipe(CTRANSLATE2_TOOLCHAIN, dtype="float32", quantization="float32")
@@ -37,6 +44,10 @@ def logits_of(engine: Path, ids: list[int] = IDS) -> np.ndarray:
     return np.asarray(generator.forward_batch([ids]))[0]
 
 
+def reference(weights: Weights, facts: ModelFacts, ids: list[int] = IDS) -> np.ndarray:
+    return LlamaReference(facts, weights.__getitem__).logits(ids)
+
+
 SHAPES = {
     "grouped queries, tied": TinyShape(),
     "grouped queries, untied": TinyShape(tied=False),
@@ -50,7 +61,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_float32_engine_agrees_with_numpy(tmp_path: Path, shape: TinyShape) -> None:
     checkpoint = SafetensorsFolder(write_tiny_checkpoint(tmp_path / "c", shape=shape, seed=3))
-    expected = forward(make_tiny_weights(shape, seed=3), checkpoint.facts, IDS)
+    expected = reference(make_tiny_weights(shape, seed=3), checkpoint.facts)
     found = logits_of(make_engine(checkpoint, tmp_path / "e"))
     assert np.abs(found - expected).max() < 1e-3
     assert (found.argmax(axis=-1) == expected.argmax(axis=-1)).all()
@@ -80,7 +91,7 @@ def test_scaled_rotary_positions_agree_with_numpy(tmp_path: Path, scaling: RopeS
     checkpoint = SafetensorsFolder(folder)
     assert checkpoint.facts.rope_scaling is not None
     ids = (IDS * 60)[:700]
-    expected = forward(make_tiny_weights(shape), checkpoint.facts, ids)
+    expected = reference(make_tiny_weights(shape), checkpoint.facts, ids)
     found = logits_of(make_engine(checkpoint, tmp_path / "e"), ids)
     assert np.abs(found - expected).max() < 2e-3
 
@@ -100,7 +111,7 @@ def test_biases_and_a_head_width_of_its_own_agree_with_numpy(tmp_path: Path) -> 
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = SafetensorsFolder(folder)
     found = logits_of(make_engine(checkpoint, tmp_path / "e"))
-    assert np.abs(found - forward(weights, checkpoint.facts, IDS)).max() < 1e-3
+    assert np.abs(found - reference(weights, checkpoint.facts)).max() < 1e-3
 
 
 @pytest.mark.parametrize(("dtype", "shards"), [("float16", 1), ("bfloat16", 3), ("float32", 2)])
@@ -113,7 +124,7 @@ def test_storage_types_and_shards_change_nothing_but_rounding(tmp_path: Path, dt
     for name, value in stored.items():
         np.testing.assert_allclose(value, exact[name], rtol=tolerance, atol=1e-4 if tolerance else 0)
     found = logits_of(make_engine(checkpoint, tmp_path / "e"))
-    assert np.abs(found - forward(stored, checkpoint.facts, IDS)).max() < 1e-3
+    assert np.abs(found - reference(stored, checkpoint.facts)).max() < 1e-3
 
 
 def test_a_gguf_gives_the_same_engine_as_its_safetensors(tmp_path: Path) -> None:
