@@ -92,6 +92,9 @@ def test_what_tensorrt_llm_cannot_build_for_is_refused_with_a_remedy() -> None:
     assert "int8_weight_only" in refusal("NVIDIA-A100-SXM4-80GB", "fp8")
     assert not refusal("NVIDIA-A100-SXM4-80GB", "int8_weight_only")
     assert not refusal("NVIDIA-L40S", "fp8")
+    assert "no int8 or int4 weights for SM 100 to 119" in refusal("NVIDIA-B200", "int8_weight_only")
+    assert not refusal("NVIDIA-B200", "fp8")
+    assert not refusal("NVIDIA-GeForce-RTX-5090", "int8_weight_only")
 
 
 @given(st.sampled_from(known_products()), st.integers(0, 5))

@@ -155,6 +155,11 @@ def find_refusal(accelerator: AcceleratorFacts, quantization: str) -> str:
             f"TensorRT-LLM needs a GPU of SM {LEAST_SM} or later, {accelerator.product} has SM {accelerator.sm}: "
             "choose another engine.accelerator.product."
         )
+    if accelerator.sm in range(100, 120) and quantization in ("int8_weight_only", "int4_weight_only"):
+        return (
+            f"TensorRT-LLM has no int8 or int4 weights for SM 100 to 119, {accelerator.product} has SM "
+            f"{accelerator.sm}: set engine.quantization to none or fp8, or choose another accelerator."
+        )
     if quantization == "fp8" and accelerator.sm < LEAST_SM_OF_FP8:
         return (
             f"fp8 needs a GPU of SM {LEAST_SM_OF_FP8} or later, {accelerator.product} has SM {accelerator.sm}: "

@@ -9,7 +9,7 @@ to process at least 1 sequence to completion").
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hotstart.engines.accelerators import GIB, MIB, AcceleratorFacts
@@ -69,6 +69,21 @@ class NetworkSizes:
 
 
 @dataclass(frozen=True)
+class MemoryParts:
+    """Bytes of one rank; ``kv_per_token`` is that of one token in the KV cache."""
+
+    weights: int
+    kv_per_token: int
+    activations: int
+    reserve: int
+
+    @property
+    def fixed(self) -> int:
+        """All but the KV cache."""
+        return self.weights + self.activations + self.reserve
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """Bytes on each GPU; ``kv_tokens`` is how many tokens the KV cache holds beside the rest.
 
@@ -102,20 +117,38 @@ def make_memory_plan(sizes: NetworkSizes, recipe: EngineRecipe, accelerator: Acc
     Raises:
         KeyError: a dtype or quantization that TensorRT-LLM does not have.
     """
-    ranks, limits = recipe.tensor_parallel, recipe.limits
-    weights = _weights(sizes, recipe)
-    kv_per_token = 2 * sizes.layers * -(-sizes.kv_heads // ranks) * sizes.head_dim * kv_cache_bytes(recipe)
-    activations = _activations(sizes, recipe)
-    reserve = RESERVE + (RESERVE_OF_NCCL if ranks > 1 else 0)
-    fixed = weights + activations + reserve
+    parts, limits = make_memory_parts(sizes, recipe), recipe.limits
     sequence = -(-limits.sequence_tokens // TOKENS_PER_BLOCK) * TOKENS_PER_BLOCK
-    for_sequence = sequence * kv_per_token
-    total = fixed + int(for_sequence / KV_CACHE_SHARE) + 1
-    block = TOKENS_PER_BLOCK * kv_per_token
-    kv_tokens = int(max(accelerator.memory - fixed, 0) * KV_CACHE_SHARE) // block * TOKENS_PER_BLOCK
-    plan = MemoryPlan(weights, kv_per_token, activations, reserve, total, kv_tokens, kv_tokens >= sequence, "")
-    sentence = _say_fits(plan, limits, accelerator, ranks) if plan.fits else _say_too_large(plan, limits, accelerator)
-    return MemoryPlan(**{**vars(plan), "sentence": sentence})
+    block = TOKENS_PER_BLOCK * parts.kv_per_token
+    kv_tokens = int(max(accelerator.memory - parts.fixed, 0) * KV_CACHE_SHARE) // block * TOKENS_PER_BLOCK
+    plan = MemoryPlan(
+        weights=parts.weights,
+        kv_per_token=parts.kv_per_token,
+        activations=parts.activations,
+        reserve=parts.reserve,
+        total=parts.fixed + int(sequence * parts.kv_per_token / KV_CACHE_SHARE) + 1,
+        kv_tokens=kv_tokens,
+        fits=kv_tokens >= sequence,
+        sentence="",
+    )
+    if not plan.fits:
+        return replace(plan, sentence=_say_too_large(plan, limits, accelerator))
+    return replace(plan, sentence=_say_fits(plan, limits, accelerator, recipe.tensor_parallel))
+
+
+def make_memory_parts(sizes: NetworkSizes, recipe: EngineRecipe) -> MemoryParts:
+    """What one rank needs, whatever the GPU.
+
+    Raises:
+        KeyError: a dtype or quantization that TensorRT-LLM does not have.
+    """
+    ranks = recipe.tensor_parallel
+    return MemoryParts(
+        weights=_weights(sizes, recipe),
+        kv_per_token=2 * sizes.layers * -(-sizes.kv_heads // ranks) * sizes.head_dim * kv_cache_bytes(recipe),
+        activations=_activations(sizes, recipe),
+        reserve=RESERVE + (RESERVE_OF_NCCL if ranks > 1 else 0),
+    )
 
 
 def _weights(sizes: NetworkSizes, recipe: EngineRecipe) -> int:
