@@ -5,50 +5,38 @@ The operator puts it into the recipe, and with it into the key; the builder refu
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from hotstart.engines.architectures import CTRANSLATE2, TENSORRT_LLM, check_buildable, require_architecture
+from hotstart.engines.architectures import OURS, TENSORRT_LLM, check_buildable, require_architecture
 from hotstart.engines.errors import Reason, Terminal
-from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, Toolchain, make_tensorrt_llm_toolchain
+from hotstart.engines.recipe import Toolchain, make_toolchain
 
 #: TensorRT-LLM's script that quantizes to fp8: it calibrates with the network itself and needs a GPU.
 QUANTIZE = "/app/examples/quantization/quantize.py"
 #: A TensorRT-LLM checkpoint is built as it is.
 AS_IT_IS = "none"
 FORMAT_TENSORRT_LLM = "tensorrt_llm"
-#: Raised whenever a converter's output changes: our own code, or how we call a script of the container.
-CONVERTER_VERSIONS = {"hotstart-llama": 1, "hotstart-mpt": 1, AS_IT_IS: 1}
-SCRIPT_VERSION = 1
 
 
-def make_toolchain(
+def find_toolchain(
     runtime: str, architecture: str, *, checkpoint_format: str = "safetensors", quantization: str = "none"
 ) -> Toolchain:
-    """The toolchain for a network by its name in ``config.json``.
+    """The toolchain for a network by its name in ``config.json``; ``quantization`` as in the recipe.
 
     Raises:
         Terminal: UnsupportedArchitecture or UnsupportedRecipe, with what is possible.
     """
     check_buildable(architecture, checkpoint_format, runtime)
     converter = require_architecture(architecture).converters[runtime]
-    if runtime == CTRANSLATE2:
-        return replace(CTRANSLATE2_TOOLCHAIN, converter=converter, converter_version=converter_version(converter))
-    if checkpoint_format == FORMAT_TENSORRT_LLM:
+    if runtime == TENSORRT_LLM and checkpoint_format == FORMAT_TENSORRT_LLM:
         converter = AS_IT_IS
-    elif quantization == "fp8":
-        if converter in CONVERTER_VERSIONS:
+    elif runtime == TENSORRT_LLM and quantization == "fp8":
+        if converter in OURS:
             raise Terminal(
                 Reason.UNSUPPORTED_RECIPE,
                 f"{architecture} cannot be quantized to fp8 (TensorRT-LLM's calibration does not load it): set "
                 "engine.quantization to none, int8_weight_only or int4_weight_only.",
             )
         converter = QUANTIZE
-    return make_tensorrt_llm_toolchain(converter, converter_version(converter))
-
-
-def converter_version(converter: str) -> int:
-    """The version that stands beside a converter's name in the key."""
-    return CONVERTER_VERSIONS.get(converter, SCRIPT_VERSION)
+    return make_toolchain(runtime, converter)
 
 
 def converts_on_gpu(toolchain: Toolchain) -> bool:
