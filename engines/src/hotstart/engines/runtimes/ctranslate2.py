@@ -6,11 +6,13 @@ The networks themselves are in ``ctranslate2_llama.py`` and ``ctranslate2_mpt.py
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
-from hotstart.engines.checkpoints.checkpoint import Checkpoint
+from hotstart.engines.architectures import CTRANSLATE2, require_architecture
+from hotstart.engines.checkpoints.checkpoint import Checkpoint, Facts
 from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.checkpoints.tokenizer import make_vocabulary, parse_tokenizer
 from hotstart.engines.errors import Reason, Terminal
@@ -20,6 +22,7 @@ from hotstart.engines.runtimes.ctranslate2_llama import fill_llama_spec, make_ll
 from hotstart.engines.runtimes.ctranslate2_mpt import fill_mpt_spec, make_mpt_spec
 from hotstart.engines.runtimes.ctranslate2_weights import WeightWriter
 from hotstart.engines.runtimes.runtime import Progress
+from hotstart.engines.toolchains import converter_version
 
 QUANTIZATIONS = ("int8", "int8_float32", "float32")
 
@@ -27,12 +30,13 @@ QUANTIZATIONS = ("int8", "int8_float32", "float32")
 class CTranslate2:
     """Implements ``Runtime``."""
 
-    def toolchain(self) -> Toolchain:
-        declared = CTRANSLATE2_TOOLCHAIN
-        return Toolchain(declared.converter, declared.converter_version, "ctranslate2", ctranslate2.__version__)
+    def toolchain(self, converter: str) -> Toolchain:
+        ours = replace(CTRANSLATE2_TOOLCHAIN, runtime_version=ctranslate2.__version__)
+        return replace(ours, converter=converter, converter_version=converter_version(converter))
 
     def convert(self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress) -> None:
         check_recipe(recipe)
+        check_converter(checkpoint.facts, recipe)
         spec = make_filled_spec(checkpoint, quantize=recipe.quantization != "float32", progress=progress)
         tokenizer = parse_tokenizer(checkpoint.tokenizer_json)
         vocabulary = make_vocabulary(tokenizer, checkpoint.facts.vocab)
@@ -57,6 +61,17 @@ def check_recipe(recipe: EngineRecipe) -> None:
             Reason.UNSUPPORTED_RECIPE,
             f"ctranslate2 takes quantization {', '.join(QUANTIZATIONS)}, dtype float32 and tensorParallel 1; "
             f"the recipe asks for {recipe.quantization}, {recipe.dtype} and {recipe.tensor_parallel}.",
+        )
+
+
+def check_converter(facts: Facts, recipe: EngineRecipe) -> None:
+    """Raises Terminal (UnsupportedRecipe) where the recipe's converter, which is in the key, is for another network."""
+    wanted = require_architecture(facts.architecture).converters.get(CTRANSLATE2, "none")
+    if recipe.toolchain.converter != wanted:
+        raise Terminal(
+            Reason.UNSUPPORTED_RECIPE,
+            f"The recipe asks for the converter {recipe.toolchain.converter}, {facts.architecture} takes {wanted}: "
+            "set checkpoint.revision to have the checkpoint inspected again.",
         )
 
 

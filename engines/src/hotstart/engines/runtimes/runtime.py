@@ -17,8 +17,8 @@ Progress = Callable[[float], None]
 class Runtime(Protocol):
     """One runtime's way from a checkpoint to an engine. Blocking; called in a thread."""
 
-    def toolchain(self) -> Toolchain:
-        """The programs that this builder would use; the recipe must ask for the same."""
+    def toolchain(self, converter: str) -> Toolchain:
+        """The programs that this builder would use with ``converter``; the recipe must ask for the same."""
 
     def convert(self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress) -> None:
         """Writes all files of the engine into the empty ``folder``.
@@ -37,7 +37,7 @@ class Runtime(Protocol):
 
 def check_toolchain(runtime: Runtime, recipe: EngineRecipe) -> None:
     """Raises Terminal (UnsupportedRecipe) where this image has other programs than the recipe is pinned to."""
-    ours = runtime.toolchain()
+    ours = runtime.toolchain(recipe.toolchain.converter)
     if ours != recipe.toolchain:
         raise Terminal(
             Reason.UNSUPPORTED_RECIPE,
