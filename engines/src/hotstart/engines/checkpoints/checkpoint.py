@@ -7,7 +7,7 @@ those of MPT (``transformer.blocks.0.attn.Wqkv.weight``).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,33 @@ class Checkpoint(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as the file has it, usually mapped: ``dtype`` F64, F32, F16, or BF16 (patterns in uint16)."""
+
+    dtype: str
+    values: npt.NDArray[Any]
+
+
+@runtime_checkable
+class StoresTensors(Protocol):
+    """A checkpoint that can give its tensors without decoding them."""
+
+    def stored(self, name: str) -> StoredTensor:
+        """One tensor.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+
+
+def read_stored(checkpoint: Checkpoint, name: str) -> StoredTensor:
+    """One tensor as the file has it, where the checkpoint's format allows it, else as float32."""
+    if isinstance(checkpoint, StoresTensors):
+        return checkpoint.stored(name)
+    return StoredTensor("F32", checkpoint.tensor(name))
+
+
 def llama_facts(checkpoint: Checkpoint) -> ModelFacts:
     """The checkpoint's facts, for code that knows LLaMA-like networks only.
 
@@ -154,6 +181,12 @@ def _expected_llama_shapes(facts: ModelFacts) -> dict[str, Shape]:
 def count_parameters(facts: Facts) -> int:
     """Weights of the network; tied embeddings count once."""
     return sum(int(np.prod(shape)) for shape in expected_shapes(facts).values())
+
+
+def count_embedding_parameters(facts: Facts) -> int:
+    """Those of them that are embeddings, and the projection to logits where it has weights of its own."""
+    embedding = facts.vocab * facts.hidden
+    return embedding * 2 if PROJECTION in expected_shapes(facts) else embedding
 
 
 def check_shapes(checkpoint: Checkpoint) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hotstart.engines.checkpoints.checkpoint import Array, Facts, Shape
+from hotstart.engines.checkpoints.checkpoint import Array, Facts, Shape, StoredTensor
 from hotstart.engines.checkpoints.choose import INDEX, parse_json
 from hotstart.engines.checkpoints.facts import make_checkpoint_facts
 from hotstart.engines.checkpoints.tokenizer import end_ids, parse_tokenizer, starts_with
@@ -49,12 +49,15 @@ class SafetensorsFolder:
     def shapes(self) -> dict[str, Shape]:
         return {name: entry.shape for name, entry in self._load_entries().items()}
 
-    def tensor(self, name: str) -> Array:
+    def stored(self, name: str) -> StoredTensor:
         entry = self._load_entries()[name]
-        raw = np.memmap(entry.file, DTYPES[entry.dtype], "r", entry.start, entry.shape)
-        if entry.dtype == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        return np.array(raw, dtype=np.float32)
+        return StoredTensor(entry.dtype, np.memmap(entry.file, DTYPES[entry.dtype], "r", entry.start, entry.shape))
+
+    def tensor(self, name: str) -> Array:
+        found = self.stored(name)
+        if found.dtype == "BF16":
+            return (found.values.astype(np.uint32) << 16).view(np.float32)
+        return np.array(found.values, dtype=np.float32)
 
     def _load_entries(self) -> dict[str, _Entry]:
         if self._entries is None:

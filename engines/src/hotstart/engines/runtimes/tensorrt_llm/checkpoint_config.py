@@ -1,0 +1,104 @@
+"""config.json of a TensorRT-LLM checkpoint of an MPT network, and what that network cannot be there. Pure.
+
+Fields, in upstream's order, are those that TensorRT-LLM 1.2.1's own MPT converter writes. Its MPT model fixes three
+things in code: the MLP is four times as wide as the network, the last norm's epsilon is 1e-5, and positions are ALiBi.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hotstart.engines.checkpoints.mpt_config import MptFacts
+from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.recipe import EngineRecipe
+
+DTYPES = ("float16", "bfloat16")
+#: quantization of a recipe -> quant_algo
+QUANTIZATIONS: dict[str, str | None] = {"none": None, "int8_weight_only": "W8A16", "int4_weight_only": "W4A16"}
+EXPANSION = 4
+NORM_EPSILON = 1e-5
+#: TensorRT-LLM pads weight-only layers to multiples of this on each rank, in both directions; we do not pad.
+WEIGHT_ONLY_MULTIPLE = 64
+
+
+def make_checkpoint_config(facts: MptFacts, recipe: EngineRecipe) -> dict[str, Any]:
+    """config.json as a dictionary; ``check_mpt_recipe`` must have passed."""
+    ranks = recipe.tensor_parallel
+    return {
+        "architecture": "MPTForCausalLM",
+        "dtype": recipe.dtype,
+        "logits_dtype": "float32",
+        "vocab_size": facts.vocab,
+        "hidden_size": facts.hidden,
+        "intermediate_size": facts.intermediate,
+        "num_hidden_layers": facts.layers,
+        "num_attention_heads": facts.heads,
+        "num_key_value_heads": facts.kv_heads,
+        "position_embedding_type": "alibi",
+        "hidden_act": "gelu",
+        "use_parallel_embedding": False,
+        "embedding_sharding_dim": 0,
+        "quantization": {"quant_algo": QUANTIZATIONS[recipe.quantization], "kv_cache_quant_algo": None},
+        "mapping": {"world_size": ranks, "tp_size": ranks, "pp_size": 1},
+        "bias": facts.bias,
+        "clip_qkv": facts.clip_qkv,
+        "alibi_bias_max": _whole_if_whole(facts.alibi_bias_max),
+    }
+
+
+def check_mpt_recipe(facts: MptFacts, recipe: EngineRecipe) -> None:
+    """Whether this network can be converted as the recipe asks.
+
+    Raises:
+        Terminal: UnsupportedArchitecture or UnsupportedRecipe, naming the field and what is possible.
+    """
+    if facts.intermediate != EXPANSION * facts.hidden:
+        raise Terminal(
+            Reason.UNSUPPORTED_ARCHITECTURE,
+            f"The MLP is {facts.intermediate} wide, TensorRT-LLM's MPT has {EXPANSION} times d_model ({facts.hidden}).",
+        )
+    if facts.norm_epsilon != NORM_EPSILON:
+        raise Terminal(
+            Reason.UNSUPPORTED_ARCHITECTURE,
+            f"The norms' epsilon is {facts.norm_epsilon:g}, TensorRT-LLM's MPT has {NORM_EPSILON:g}.",
+        )
+    if recipe.dtype not in DTYPES:
+        raise _unsupported("dtype", recipe.dtype, ", ".join(DTYPES))
+    if recipe.quantization not in QUANTIZATIONS:
+        raise _unsupported("quantization", recipe.quantization, ", ".join(QUANTIZATIONS))
+    _check_ranks(facts, recipe.tensor_parallel)
+    if QUANTIZATIONS[recipe.quantization] is not None:
+        _check_weight_only(facts, recipe)
+
+
+def _check_ranks(facts: MptFacts, ranks: int) -> None:
+    few, many = sorted((facts.kv_heads, ranks)) if ranks > 0 else (1, 1)
+    if ranks < 1 or facts.heads % ranks or many % few:
+        raise _unsupported(
+            "tensorParallel",
+            str(ranks),
+            f"divisors of the {facts.heads} attention heads that divide the {facts.kv_heads} key-value heads or are "
+            "multiples of them",
+        )
+
+
+def _check_weight_only(facts: MptFacts, recipe: EngineRecipe) -> None:
+    multiple = WEIGHT_ONLY_MULTIPLE * recipe.tensor_parallel
+    kv_rows = 2 * max(facts.kv_heads, recipe.tensor_parallel) * facts.head_dim
+    if facts.hidden % multiple or (facts.hidden + kv_rows) % multiple:
+        raise _unsupported(
+            "quantization",
+            recipe.quantization,
+            f"none: weight-only layers need sizes that are multiples of {WEIGHT_ONLY_MULTIPLE} on each rank, here are "
+            f"{facts.hidden} and {facts.hidden + kv_rows} on {recipe.tensor_parallel}",
+        )
+
+
+def _unsupported(field: str, value: str, known: str) -> Terminal:
+    return Terminal(
+        Reason.UNSUPPORTED_RECIPE, f"engine.{field} is {value}; for MPT with tensorrt_llm it can be {known}."
+    )
+
+
+def _whole_if_whole(value: float) -> int | float:
+    return int(value) if value == int(value) else value
