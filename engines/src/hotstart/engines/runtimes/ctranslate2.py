@@ -16,13 +16,12 @@ from hotstart.engines.checkpoints.checkpoint import Checkpoint, Facts
 from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.checkpoints.tokenizer import make_vocabulary, parse_tokenizer
 from hotstart.engines.errors import Reason, Terminal
-from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe, Toolchain
+from hotstart.engines.recipe import EngineRecipe, Toolchain, make_toolchain
 from hotstart.engines.runtimes import ctranslate2_verify
 from hotstart.engines.runtimes.ctranslate2_llama import fill_llama_spec, make_llama_spec
 from hotstart.engines.runtimes.ctranslate2_mpt import fill_mpt_spec, make_mpt_spec
 from hotstart.engines.runtimes.ctranslate2_weights import WeightWriter
 from hotstart.engines.runtimes.runtime import Progress
-from hotstart.engines.toolchains import converter_version
 
 QUANTIZATIONS = ("int8", "int8_float32", "float32")
 
@@ -31,8 +30,7 @@ class CTranslate2:
     """Implements ``Runtime``."""
 
     def toolchain(self, converter: str) -> Toolchain:
-        ours = replace(CTRANSLATE2_TOOLCHAIN, runtime_version=ctranslate2.__version__)
-        return replace(ours, converter=converter, converter_version=converter_version(converter))
+        return replace(make_toolchain(CTRANSLATE2, converter), runtime_version=ctranslate2.__version__)
 
     def convert(self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress) -> None:
         check_recipe(recipe)
