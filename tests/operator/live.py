@@ -24,7 +24,8 @@ from hotstart.exchange.server import KeySet, add_exchange, make_app
 from hotstart.operator.adapters.kube import KubeCluster, connect
 from hotstart.operator.adapters.permissions import REQUIRED
 from hotstart.operator.api import CompletionModel
-from hotstart.operator.core.recipe import make_wanted_engine
+from hotstart.operator.api.status import CheckpointStatus
+from hotstart.operator.core.recipe import find_wanted_engine
 
 PATIENCE_SECONDS = 60.0
 
@@ -169,7 +170,7 @@ class Stage:
 
     def store_engine(self, model: CompletionModel, checkpoint_digest: str, namespace_uid: str) -> str:
         """The engine that the model needs, whole in the store; its key."""
-        wanted = make_wanted_engine(model.spec, checkpoint_digest)
+        wanted = find_wanted_engine(model.spec, CheckpointStatus(digest=checkpoint_digest))
         assert wanted is not None
         manifest = Manifest(
             wanted.key,

@@ -138,15 +138,6 @@ async def test_a_store_that_denies_is_named_and_mended(world):
     await world.run_until(world.is_ready)
 
 
-async def test_a_runtime_of_a_later_release_is_said_honestly(world):
-    engine = {"runtime": "tensorrt_llm", "quantization": "none", "accelerator": {"product": "NVIDIA-H100-80GB-HBM3"}}
-    world.apply(engine=engine)
-    await world.run(5)
-    found = world.conditions()["EngineReady"]
-    assert found["reason"] == "RuntimeNotAvailable" and "later release" in found["message"]
-    assert world.jobs("inspect") == []
-
-
 async def test_a_broken_new_revision_leaves_the_old_one_serving(world):
     world.apply()
     await world.run_until(world.is_ready)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.builder.settings import InspectSettings
-from hotstart.engines.checkpoints.checkpoint import count_parameters
+from hotstart.engines.checkpoints.checkpoint import count_embedding_parameters, count_parameters
 from hotstart.engines.checkpoints.source import S3Source
 from hotstart.engines.runtimes.runtime import check_runtime
 
@@ -47,6 +47,7 @@ def make_result(prepared: Prepared) -> dict[str, Any]:
         "architecture": facts.architecture,
         "format": prepared.checkpoint.format,
         "parameters": count_parameters(facts),
+        "embeddingParameters": count_embedding_parameters(facts),
         "sizeBytes": prepared.choice.size,
         "files": len(prepared.choice.files),
         "facts": facts.to_json(),

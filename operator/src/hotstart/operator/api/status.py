@@ -33,6 +33,26 @@ class EngineReference(StatusModel):
     revision: Annotated[Word, Field(description="Revision of this model that uses the engine.")] = ""
 
 
+Size = Annotated[int, Field(ge=0, le=2_147_483_647)]
+
+
+class NetworkStatus(StatusModel):
+    """Sizes of the network, from which its memory follows."""
+
+    layers: Annotated[Size, Field(description="Layers (layers).")]
+    hidden: Annotated[Size, Field(description="Width of a layer (values).")]
+    intermediate: Annotated[Size, Field(description="Inner width of a feed-forward layer (values).")] = 0
+    kv_heads: Annotated[Size, Field(description="Heads of keys and values (heads).")]
+    head_dim: Annotated[Size, Field(description="Width of a head (values).")]
+    vocab: Annotated[Size, Field(description="Tokens of the vocabulary (tokens).")]
+    context_length: Annotated[
+        Size, Field(description="Longest sequence that the network was trained for (tokens); 0: not said.")
+    ] = 0
+    embedding_parameters: Annotated[
+        int, Field(ge=0, description="Weights of the embeddings, counted once where they are tied (parameters).")
+    ] = 0
+
+
 class CheckpointStatus(StatusModel):
     """What the inspect Job found in the checkpoint."""
 
@@ -50,6 +70,9 @@ class CheckpointStatus(StatusModel):
     size_bytes: Annotated[int | None, Field(ge=0, description="Size of all files of the checkpoint (bytes).")] = None
     tokenizer_digest: Annotated[Digest, Field(description="Digest of the tokenizer (SHA-256, hex).")] = ""
     files: Annotated[int | None, Field(ge=0, le=2_147_483_647, description="Files of the checkpoint (files).")] = None
+    network: Annotated[
+        NetworkStatus | None, Field(description="Sizes of the network; absent where the inspection could not tell.")
+    ] = None
 
 
 class LatencyStatus(StatusModel):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hotstart.operator.api import CompletionModel, Reason
-from hotstart.operator.api.status import CheckpointStatus
+from hotstart.operator.api.status import CheckpointStatus, NetworkStatus
 from hotstart.operator.core.backoff import INSPECT_TERMINAL, JOB_RETRYABLE
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job
@@ -96,7 +96,22 @@ def read_result(result: dict[str, Any], model: CompletionModel, spec_hash: str) 
             parameters=result.get("parameters"),
             size_bytes=result.get("sizeBytes"),
             files=result.get("files"),
+            network=read_network(result),
         )
     except (KeyError, ValueError) as error:
         message = f"The inspection's report is incomplete ({error}): builder and operator are of different releases."
         return Failure(Reason.INSPECTION_FAILED, message, True)
+
+
+def read_network(result: dict[str, Any]) -> NetworkStatus | None:
+    """The network's sizes; None where the report has none: one of a family that only TensorRT-LLM's scripts know.
+
+    Raises:
+        ValueError: a size is no number.
+    """
+    facts = result.get("facts") or {}
+    if "kvHeads" not in facts:
+        return None
+    names = ("layers", "hidden", "intermediate", "kvHeads", "headDim", "vocab", "contextLength")
+    sizes = {name: facts[name] for name in names if name in facts}
+    return NetworkStatus.model_validate({**sizes, "embeddingParameters": result.get("embeddingParameters", 0)})

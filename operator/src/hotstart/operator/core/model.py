@@ -32,7 +32,7 @@ from hotstart.operator.core.job_manifests import make_inspect_job
 from hotstart.operator.core.jobs import Failure, read_failure
 from hotstart.operator.core.names import ANNOTATION_DRAINING_SINCE
 from hotstart.operator.core.pod_manifest import make_pod
-from hotstart.operator.core.recipe import WantedEngine, make_wanted_engine
+from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, find_wanted_engine
 from hotstart.operator.core.revision import Images, Target, make_assignment, make_target
 from hotstart.operator.core.scale import ScaleDecision
 from hotstart.operator.core.service_manifests import make_disruption_budget, make_keys_config, make_service
@@ -138,25 +138,17 @@ def decide_model(view: ModelView) -> ModelPlan:
 def decide_progress(view: ModelView) -> Progress:
     """Checkpoint, engine and target, each from the one before."""
     model = view.model
-    pinned = model.status.checkpoint
-    runtime = model.spec.engine.runtime
-    if make_wanted_engine(model.spec, "") is None:
-        message = (
-            f"This release of Hotstart cannot build or serve {runtime} engines: that runtime comes with a later "
-            "release. Use runtime ctranslate2, or upgrade once it is there."
-        )
-        failure = Failure(Reason.RUNTIME_NOT_AVAILABLE, message, False)
-        target = find_previous(view, None)
-        return Progress(Inspection(), pinned, None, None, failure, target, False)
     inspection = decide_inspection(model, view.inspect_jobs, not_before=find_changed(view), now=view.now)
     checkpoint = inspection.checkpoint
     if checkpoint is None:
+        pinned = model.status.checkpoint
         return Progress(inspection, pinned, None, None, inspection.failure, find_previous(view, None), False)
-    wanted = make_wanted_engine(model.spec, checkpoint.digest)
-    assert wanted is not None
+    wanted = decide_wanted_engine(model.spec, checkpoint)
+    if isinstance(wanted, Failure):
+        return Progress(inspection, checkpoint, None, None, wanted, find_previous(view, None), False)
     engine = next((engine for engine in view.engines if engine.metadata.name == wanted.name), None)
     if engine is None or not is_stored(engine):
-        return Progress(inspection, checkpoint, wanted, engine, None, find_previous(view, wanted), False)
+        return Progress(inspection, checkpoint, wanted, engine, wanted.refusal, find_previous(view, wanted), False)
     return Progress(inspection, checkpoint, wanted, engine, None, target_of(view, engine), True)
 
 
@@ -195,7 +187,7 @@ def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None
 def find_changed(view: ModelView) -> float:
     """When a builder found that the pinned checkpoint had changed in the store (seconds since the epoch), else 0."""
     pinned = view.model.status.checkpoint
-    wanted = None if pinned is None else make_wanted_engine(view.model.spec, pinned.digest)
+    wanted = find_wanted_engine(view.model.spec, pinned)
     if wanted is None:
         return 0.0
     found = 0.0
@@ -233,9 +225,9 @@ def write_inspection(view: ModelView, progress: Progress) -> tuple[Write, ...]:
 
 
 def write_engine(view: ModelView, progress: Progress) -> tuple[Write, ...]:
-    """The Engine object, where none stands. It belongs to no single model: several may use it."""
+    """The Engine object, where none stands and it may be built. It belongs to no single model: several may use it."""
     wanted, checkpoint = progress.wanted, progress.checkpoint
-    if wanted is None or checkpoint is None or progress.engine is not None:
+    if wanted is None or checkpoint is None or progress.engine is not None or wanted.refusal is not None:
         return ()
     model = view.model
     spec = EngineSpec(

@@ -1,27 +1,42 @@
-"""From a model's spec to the engine that it needs: recipe, key, serving options, inspection hash. Pure."""
+"""From a model's spec to the engine that it needs: recipe, key, memory plan, serving options, inspection hash. Pure.
+
+The recipe's platform comes from the spec and a table of GPUs, never from a node: a key must not move when nodes come and
+go (docs/adr/0016). Nodes are compared with it where a GPU is looked for (`core/accelerators.py`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from hotstart.engines.accelerators import AcceleratorFacts, find_accelerator, find_refusal, known_mig_profiles
+from hotstart.engines.accelerators import known_products as known_gpus
+from hotstart.engines.architectures import find_architecture, known_names
 from hotstart.engines.key import engine_name, key_inputs, make_key
-from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineLimits, EngineRecipe, Platform, Toolchain
+from hotstart.engines.memory_plan import MemoryPlan, NetworkSizes, make_memory_plan
+from hotstart.engines.recipe import EngineLimits, EngineRecipe, Platform, Toolchain, make_toolchain
 from hotstart.exchange.messages import PromptFormat, ServingOptions, StopMode
-from hotstart.operator.api import CompletionModelSpec
-from hotstart.operator.api.model_spec import Runtime
+from hotstart.operator.api import CompletionModelSpec, Reason
+from hotstart.operator.api.model_spec import Accelerator, Quantization, Runtime
+from hotstart.operator.api.status import CheckpointStatus, NetworkStatus
+from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.names import digest_of
 
-#: Runtimes that this release can build and serve, with their toolchains.
-TOOLCHAINS: dict[Runtime, Toolchain] = {Runtime.CTRANSLATE2: CTRANSLATE2_TOOLCHAIN}
+DEFAULT_CONVERTER = "hotstart-llama"  # of ctranslate2, for checkpoints that were inspected before networks were named
 
 
 @dataclass(frozen=True)
 class WantedEngine:
-    """The engine that a model needs."""
+    """The engine that a model needs.
+
+    ``memory`` is None where the network's sizes are not known, and for engines of CPUs. ``refusal`` says why it must not
+    be built; one that stands is served all the same, for it was built by another arithmetic.
+    """
 
     key: str
     recipe: EngineRecipe
+    memory: MemoryPlan | None = None
+    refusal: Failure | None = None
 
     @property
     def name(self) -> str:
@@ -29,32 +44,123 @@ class WantedEngine:
         return engine_name(self.key)
 
 
-def make_recipe(spec: CompletionModelSpec) -> EngineRecipe | None:
-    """The recipe; None where this release has no toolchain for the runtime."""
-    engine = spec.engine
-    toolchain = TOOLCHAINS.get(engine.runtime)
-    if toolchain is None:
+def decide_wanted_engine(spec: CompletionModelSpec, checkpoint: CheckpointStatus) -> WantedEngine | Failure:
+    """The engine for this spec and checkpoint, or why there cannot be one."""
+    toolchain = find_toolchain(spec.engine.runtime, checkpoint.architecture)
+    if isinstance(toolchain, Failure):
+        return toolchain
+    gpu = find_gpu(spec.engine.accelerator, spec.engine.recipe_quantization)
+    if isinstance(gpu, Failure):
+        return gpu
+    recipe = make_recipe(spec, toolchain, gpu)
+    memory = None if gpu is None else plan_memory(checkpoint, recipe, gpu)
+    refusal = find_sequence_refusal(spec, checkpoint.network) or find_memory_refusal(memory)
+    return WantedEngine(make_key(key_inputs(checkpoint.digest, recipe)), recipe, memory, refusal)
+
+
+def find_wanted_engine(spec: CompletionModelSpec, checkpoint: CheckpointStatus | None) -> WantedEngine | None:
+    """The engine for this spec and checkpoint; None where there is no checkpoint yet or no such engine."""
+    wanted = None if checkpoint is None else decide_wanted_engine(spec, checkpoint)
+    return wanted if isinstance(wanted, WantedEngine) else None
+
+
+def find_toolchain(runtime: Runtime, architecture: str) -> Toolchain | Failure:
+    """The converter and its runtime for a network, by the name in its config.json."""
+    known = find_architecture(architecture)
+    if known is None and runtime is Runtime.CTRANSLATE2:
+        return make_toolchain(runtime, DEFAULT_CONVERTER)
+    converter = None if known is None else known.converters.get(runtime)
+    if converter is None:
+        message = f"{runtime} builds no engine of {architecture or 'this network'}: known are "
+        return Failure(Reason.UNSUPPORTED_ARCHITECTURE, f"{message}{', '.join(known_names(runtime))}.", False)
+    return make_toolchain(runtime, converter)
+
+
+def find_gpu(accelerator: Accelerator | None, quantization: Quantization) -> AcceleratorFacts | Failure | None:
+    """The GPU of the spec in the table of GPUs; None for engines of CPUs."""
+    if accelerator is None:
         return None
-    gpu = engine.accelerator
+    gpu = find_accelerator(accelerator.product, accelerator.mig_profile)
+    if gpu is not None:
+        refusal = find_refusal(gpu, str(quantization))
+        return Failure(Reason.UNSUPPORTED_RECIPE, refusal, False) if refusal else gpu
+    profiles = known_mig_profiles(accelerator.product)
+    if find_accelerator(accelerator.product) is not None:
+        offered = f"it can be cut into {', '.join(profiles)}" if profiles else "it cannot be partitioned"
+        message = f"{accelerator.product} has no MIG profile {accelerator.mig_profile}: {offered}. Change "
+        return Failure(Reason.ACCELERATOR_MISMATCH, f"{message}spec.engine.accelerator.migProfile.", False)
+    message = (
+        f"spec.engine.accelerator.product is {accelerator.product!r}, which this release does not know; it takes the "
+        f"value of a node's label nvidia.com/gpu.product. Known are {', '.join(known_gpus())}."
+    )
+    return Failure(Reason.UNSUPPORTED_RECIPE, message, False)
+
+
+def make_recipe(spec: CompletionModelSpec, toolchain: Toolchain, gpu: AcceleratorFacts | None) -> EngineRecipe:
+    """The recipe, normalised."""
+    engine = spec.engine
     return EngineRecipe(
         toolchain=toolchain,
         dtype=str(engine.recipe_dtype),
         quantization=str(engine.recipe_quantization),
         tensor_parallel=engine.tensor_parallel,
         limits=EngineLimits(engine.limits.batch_size, engine.limits.input_tokens, engine.limits.sequence_tokens),
-        platform=Platform(
-            gpu_product="" if gpu is None else gpu.product,
-            gpu_memory="" if gpu is None else gpu.mig_profile or "",
-        ),
+        platform=Platform() if gpu is None else make_platform(gpu),
     )
 
 
-def make_wanted_engine(spec: CompletionModelSpec, checkpoint_digest: str) -> WantedEngine | None:
-    """The engine for this spec and checkpoint; None where the runtime is not available."""
-    recipe = make_recipe(spec)
-    if recipe is None:
+def make_platform(gpu: AcceleratorFacts) -> Platform:
+    """The GPU as the key has it."""
+    return Platform(
+        cpu_architecture=gpu.cpu_architecture, gpu_product=gpu.product, gpu_sm=gpu.key_sm, gpu_memory=gpu.key_memory
+    )
+
+
+def make_sizes(checkpoint: CheckpointStatus) -> NetworkSizes | None:
+    """What of the network decides its memory; None where the inspection could not tell."""
+    network = checkpoint.network
+    if network is None or checkpoint.parameters is None:
         return None
-    return WantedEngine(make_key(key_inputs(checkpoint_digest, recipe)), recipe)
+    return NetworkSizes(
+        parameters=checkpoint.parameters,
+        embedding_parameters=network.embedding_parameters,
+        layers=network.layers,
+        kv_heads=network.kv_heads,
+        head_dim=network.head_dim,
+        hidden=network.hidden,
+        vocab=network.vocab,
+        intermediate=network.intermediate,
+    )
+
+
+def plan_memory(checkpoint: CheckpointStatus, recipe: EngineRecipe, gpu: AcceleratorFacts) -> MemoryPlan | None:
+    """The memory plan; None where the network's sizes are not known."""
+    sizes = make_sizes(checkpoint)
+    return None if sizes is None else make_memory_plan(sizes, recipe, gpu)
+
+
+def find_memory_refusal(memory: MemoryPlan | None) -> Failure | None:
+    """DoesNotFit with the arithmetic."""
+    if memory is None or memory.fits:
+        return None
+    return Failure(Reason.DOES_NOT_FIT, sentence_of(memory.sentence), False)
+
+
+def find_sequence_refusal(spec: CompletionModelSpec, network: NetworkStatus | None) -> Failure | None:
+    """Sequences beyond what the network was trained for: its completions would be noise there."""
+    wanted = spec.engine.limits.sequence_tokens
+    if network is None or network.context_length == 0 or wanted <= network.context_length:
+        return None
+    message = (
+        f"spec.engine.limits.sequenceTokens is {wanted}, but the checkpoint was trained for sequences of "
+        f"{network.context_length} tokens: lower it to {network.context_length} at most (and inputTokens with it)."
+    )
+    return Failure(Reason.UNSUPPORTED_RECIPE, message, False)
+
+
+def sentence_of(text: str) -> str:
+    """The text with a capital letter at its start."""
+    return text[:1].upper() + text[1:]
 
 
 def make_serving_options(spec: CompletionModelSpec) -> ServingOptions:

@@ -17,6 +17,10 @@ from hotstart.operator.core.window import Latency, Window
 from hotstart.operator.core.workload import CRASHES_THAT_STOP, CrashRecord, has_failed, is_serving, read_crash
 
 
+#: What stays as it is until somebody changes the spec.
+STUCK = frozenset({Reason.RUNTIME_NOT_AVAILABLE, Reason.DOES_NOT_FIT, Reason.UNSUPPORTED_RECIPE})
+
+
 @dataclass(frozen=True)
 class RouterFacts:
     """The routers: how many there are, how many answer, whether all that answer hold the model's newest route."""
@@ -150,7 +154,7 @@ def judge_progress(
         text = f"Pods of revision {target.revision[:8]} replace older ones."
         return Verdict(kind, True, Reason.ROLLING_OUT, text)
     if engine.holds is not True:
-        return Verdict(kind, engine.reason != Reason.RUNTIME_NOT_AVAILABLE, engine.reason, "")
+        return Verdict(kind, engine.reason not in STUCK, engine.reason, "")
     if workload.holds is not True:
         return Verdict(kind, True, workload.reason, "")
     return Verdict(kind, False, Reason.UP_TO_DATE, "All is as wanted.")

@@ -17,7 +17,7 @@ from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.job_manifests import make_build_job
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.model import is_stored
-from hotstart.operator.core.recipe import make_serving_options, make_wanted_engine
+from hotstart.operator.core.recipe import find_wanted_engine, make_serving_options
 from hotstart.operator.core.revision import Images
 from hotstart.operator.core.writes import Create, Delete, Write
 from hotstart.operator.reconcile.apply import apply_writes
@@ -137,9 +137,8 @@ def find_wanting(observed: Observed, engine: Engine) -> Wanting | None:
         except ValidationError:
             log.debug("model unreadable, its own reconcile says so name=%s", raw["metadata"]["name"])
             continue
-        pinned = model.status.checkpoint
-        wanted = None if pinned is None else make_wanted_engine(model.spec, pinned.digest)
-        if wanted is not None and wanted.key == engine.spec.key:
+        wanted = find_wanted_engine(model.spec, model.status.checkpoint)
+        if wanted is not None and wanted.refusal is None and wanted.key == engine.spec.key:
             paused = model.spec.management is Management.PAUSED
             found.append(Wanting(model.spec.checkpoint, make_serving_options(model.spec), paused))
     return next(iter(sorted(found, key=lambda wanting: wanting.paused)), None)
