@@ -1,7 +1,7 @@
 """From a model's spec to the engine that it needs: recipe, key, memory plan, serving options, inspection hash. Pure.
 
-The recipe's platform comes from the spec and a table of GPUs, never from a node: a key must not move when nodes come and
-go (docs/adr/0016). Nodes are compared with it where a GPU is looked for (`core/accelerators.py`).
+The recipe's platform comes from the spec and a table of GPUs, never from a node: a key must not move when nodes come
+and go (docs/adr/0014). Nodes are compared with it where a GPU is looked for (`core/accelerators.py`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DEFAULT_CONVERTER = "hotstart-llama"  # of ctranslate2, for checkpoints that wer
 class WantedEngine:
     """The engine that a model needs.
 
-    ``memory`` is None where the network's sizes are not known, and for engines of CPUs. ``refusal`` says why it must not
-    be built; one that stands is served all the same, for it was built by another arithmetic.
+    ``memory`` is None where the network's sizes are not known, and for engines of CPUs. ``refusal`` says why it must
+    not be built; one that stands is served all the same, for it was built by another arithmetic.
     """
 
     key: str

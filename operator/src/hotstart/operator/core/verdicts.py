@@ -16,7 +16,6 @@ from hotstart.operator.core.scale import ScaleDecision, is_external
 from hotstart.operator.core.window import Latency, Window
 from hotstart.operator.core.workload import CRASHES_THAT_STOP, CrashRecord, has_failed, is_serving, read_crash
 
-
 #: What stays as it is until somebody changes the spec.
 STUCK = frozenset({Reason.RUNTIME_NOT_AVAILABLE, Reason.DOES_NOT_FIT, Reason.UNSUPPORTED_RECIPE})
 
