@@ -1,13 +1,18 @@
 """The profile of an engine: what calibration measured, and what it says about an SLO. Pure, standard library only.
 
-All latencies are of whole completions through the completion model, in milliseconds.
+All latencies are of whole completions through the completion model, in milliseconds. Nothing here extrapolates: beyond
+what was measured the answer is "not known" or the last figure that is.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+SLO_SHARE = 0.9  # of the SLO that the engine may take; the rest is the router's, the network's and Triton's
+PROFILE_PERCENTILE = 95  # what LoadPoint.p95_ms is
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,41 @@ class Profile:
         rest = {name: part for name, part in value.items() if name not in ("lone", "load")}
         lone = tuple(LonePoint(**point) for point in value["lone"])
         return cls(lone=lone, load=tuple(LoadPoint(**point) for point in value["load"]), **rest)
+
+
+def usable_cpus(limit: float | None, inter_threads: int, intra_threads: int) -> float:
+    """CPUs that an engine of so many threads can use under a CPU limit (cores; None: no limit)."""
+    threads = float(inter_threads * intra_threads)
+    return threads if limit is None else min(limit, threads)
+
+
+def concurrency_within(profile: Profile, slo_ms: float, share: float = SLO_SHARE) -> int:
+    """Most requests at once whose P95 is within ``share`` of the SLO; 0 where even one is not.
+
+    Between two measured concurrencies the P95 is interpolated; above the highest one nothing is claimed.
+    """
+    target = slo_ms * share
+    points = sorted(profile.load, key=lambda point: point.concurrency)
+    if not points or points[0].concurrency > 1 or points[0].p95_ms > target:
+        return 0
+    for left, right in itertools.pairwise(points):
+        if right.p95_ms > target:
+            part = (target - left.p95_ms) / (right.p95_ms - left.p95_ms)
+            return left.concurrency + int(part * (right.concurrency - left.concurrency))
+    return points[-1].concurrency
+
+
+def lone_latency(profile: Profile, input_tokens: int, new_tokens: int) -> float | None:
+    """Latency of a lone request of that size (ms): that of the shortest measured one that is no smaller, else None."""
+    fitting = [
+        point.latency_ms
+        for point in profile.lone
+        if point.input_tokens >= input_tokens and point.new_tokens >= new_tokens
+    ]
+    return min(fitting, default=None)
+
+
+def requests_per_second(profile: Profile, concurrency: int) -> float:
+    """Completions/s of the profile's lengths at the highest measured concurrency up to ``concurrency``."""
+    speeds = [point.decode_tokens_per_second for point in profile.load if point.concurrency <= max(1, concurrency)]
+    return speeds[-1] / profile.new_tokens if speeds and profile.new_tokens else 0.0

@@ -1,0 +1,66 @@
+"""What is asked and measured in one step of a sweep, and the figures of many requests. Pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MEDIAN = 50
+
+
+class CalibrationFailed(Exception):
+    """Nothing that makes a profile could be measured; the text says why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """``concurrency`` clients, each sending its next request when the last one is answered; ``requests`` at least."""
+
+    input_tokens: int
+    new_tokens: int
+    concurrency: int
+    requests: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One request: tokens read and generated, ms until its first token was there, ms until its answer was."""
+
+    input_tokens: int
+    new_tokens: int
+    first_token_ms: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """All requests of one step, and the seconds that they took together."""
+
+    step: Step
+    timings: tuple[Timing, ...]
+    seconds: float
+
+    @property
+    def latencies(self) -> list[float]:
+        """Latencies in ms."""
+        return [timing.latency_ms for timing in self.timings]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that all clients together generated, per second."""
+        return sum(timing.new_tokens for timing in self.timings) / self.seconds if self.seconds > 0 else 0.0
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The nearest-rank percentile: a value that was measured, and with few of them the largest; 50 is the median.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("no value to take a percentile of")
+    if percent == MEDIAN:
+        return statistics.median(values)
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
