@@ -2,30 +2,45 @@
 
 Triton's own repository API loads code, so it and the other APIs that change the server are restricted to the holder of
 the pod's key, which the pod agent makes at random.
+
+Tensor parallel: one server a rank under mpirun. All ranks load the engine together as they start, those above 0 never
+get past it, and rank 0 listens once it is loaded; so such a server is started when its repository has been written, and
+an empty one cannot be had.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hotstart.engines.triton.trtllm_config import TRTLLM_MODEL
 from hotstart.exchange.names import PORT_TRITON_GRPC, PORT_TRITON_HTTP, PORT_TRITON_METRICS
 
 KEY_HEADER = "hotstart-repository-key"
 GRPC_HEADER_PREFIX = "triton-grpc-protocol-"  # how Triton names a restricted protocol's header in gRPC metadata
 RESTRICTED_APIS = ("model-repository", "model-config", "shared-memory", "trace", "logging")
 KEY_FILE = "repository-key"
+CONTAINER_ROOT = Path("/opt/tritonserver")
 LONGEST_GENERATION_SECONDS = 20  # Triton cuts streams that still run so long after SIGTERM
 
 
 @dataclass(frozen=True)
 class Installation:
-    """Where tritonserver lies. ``library_path`` holds libpython, where that is in no standard place; or is empty."""
+    """Where tritonserver lies. ``library_path`` holds libpython, where that is in no standard place; or is empty.
+
+    ``container``: NVIDIA's own, which has TensorRT-LLM and histograms of latencies.
+    """
 
     root: Path
     binaries: Path
     library_path: str = ""
+    container: bool = False
+    backends: Path | None = None  # other than the installation's own: tests
+
+    @property
+    def backend_directory(self) -> Path:
+        return self.backends or self.root / "backends"
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ class ServerPlan:
     metrics_port: int = PORT_TRITON_METRICS
     exit_timeout_seconds: int = LONGEST_GENERATION_SECONDS
     load: tuple[str, ...] = ()
+    ranks: int = 1
 
 
 def find_installation(site_packages: Path) -> Installation | None:
@@ -48,6 +64,24 @@ def find_installation(site_packages: Path) -> Installation | None:
     if not (root / "bin" / "tritonserver").exists():
         return None
     return Installation(root, Path(sys.executable).parent)
+
+
+def find_container(root: Path = CONTAINER_ROOT) -> Installation | None:
+    """The server of NVIDIA's container, or None. Our programs' environment leads its Python backend to our packages."""
+    if not (root / "backends" / "tensorrtllm").is_dir():
+        return None
+    return Installation(root, Path(sys.executable).parent, container=True)
+
+
+def make_command(plan: ServerPlan, installation: Installation) -> tuple[str, ...]:
+    """What to execute: the server, or mpirun with one server a rank."""
+    if plan.ranks == 1:
+        return make_arguments(plan, installation)
+    leader = make_arguments(replace(plan, load=(TRTLLM_MODEL, *plan.load)), installation)
+    servers = (leader, *(make_worker_arguments(plan, installation, rank) for rank in range(1, plan.ranks)))
+    parts = [(":", "-n", "1", *server) for server in servers]
+    words = [word for part in parts for word in part]
+    return ("mpirun", "--allow-run-as-root", *words[1:])
 
 
 def make_arguments(plan: ServerPlan, installation: Installation) -> tuple[str, ...]:
@@ -62,13 +96,8 @@ def make_arguments(plan: ServerPlan, installation: Installation) -> tuple[str, .
         else ()
     )
     return (
-        str(installation.root / "bin" / "tritonserver"),
-        f"--model-repository={plan.repository}",
-        f"--backend-directory={installation.root / 'backends'}",
-        f"--cache-directory={installation.root / 'caches'}",
-        "--model-control-mode=explicit",
+        *make_common_arguments(plan, installation, rank=0),
         *(f"--load-model={name}" for name in plan.load),
-        "--disable-auto-complete-config",
         f"--http-address={plan.address}",
         f"--http-port={plan.http_port}",
         f"--grpc-address={plan.address}",
@@ -77,8 +106,33 @@ def make_arguments(plan: ServerPlan, installation: Installation) -> tuple[str, .
         f"--metrics-port={plan.metrics_port}",
         "--allow-gpu-metrics=false",
         "--allow-cpu-metrics=false",
+        *(("--metrics-config=histogram_latencies=true",) if installation.container else ()),
         f"--exit-timeout-secs={plan.exit_timeout_seconds}",
         *restrictions,
+    )
+
+
+def make_worker_arguments(plan: ServerPlan, installation: Installation, rank: int) -> tuple[str, ...]:
+    """The server of a rank above 0: it holds its part of the engine and listens to nobody."""
+    return (
+        *make_common_arguments(plan, installation, rank=rank),
+        f"--load-model={TRTLLM_MODEL}",
+        "--allow-http=false",
+        "--allow-grpc=false",
+        "--allow-metrics=false",
+    )
+
+
+def make_common_arguments(plan: ServerPlan, installation: Installation, *, rank: int) -> tuple[str, ...]:
+    """What all servers of a pod have. Each rank's Python backend names its shared memory apart."""
+    return (
+        str(installation.root / "bin" / "tritonserver"),
+        f"--model-repository={plan.repository}",
+        f"--backend-directory={installation.backend_directory}",
+        f"--cache-directory={installation.root / 'caches'}",
+        *((f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",) if installation.container else ()),
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
     )
 
 
