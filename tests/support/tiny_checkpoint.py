@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class TinyShape:
     tied: bool = True
 
 
+@cache
 def make_tokenizer_json(vocab: int = 512) -> str:
     """tokenizer.json of a byte-level BPE with at most ``vocab`` tokens, the same on every machine."""
     tokenizer = Tokenizer(models.BPE())

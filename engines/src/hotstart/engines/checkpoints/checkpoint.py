@@ -149,7 +149,7 @@ def mpt_facts(checkpoint: Checkpoint) -> MptFacts:
 
 def _other_family(facts: Facts, wanted: str) -> Terminal:
     return Terminal(
-        Reason.UNSUPPORTED_ARCHITECTURE, f"The checkpoint is a {facts.architecture}; this step knows {wanted} networks."
+        Reason.UNSUPPORTED_ARCHITECTURE, f"The checkpoint is of {facts.architecture}; this step knows {wanted} networks."
     )
 
 
