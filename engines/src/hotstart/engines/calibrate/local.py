@@ -1,7 +1,7 @@
 """The completion model in this process: scheduler, job and CTranslate2 engine as Triton's Python backend runs them.
 
-Triton itself adds a millisecond or two (`benchmarks/completion.py`), which the share of the SLO that the engine may take
-(`profile.SLO_SHARE`) leaves room for.
+Triton itself adds a millisecond or two (`benchmarks/completion.py`), for which the share of the SLO that the engine may
+take (`profile.SLO_SHARE`) leaves room.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Drives the sweeps: clients in threads, each sending its next request when the last one is answered.
 
-No two prompts are alike, from their first token on, so that no cache of prefixes makes a request faster than it will be.
+No two prompts begin alike, so that no cache of prefixes makes a request faster than it will be.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Sweeper:
         needed = SWEEPS * LONE_REQUESTS * found.seconds
         if needed > left:
             raise CalibrationFailed(
-                f"a lone request of {step.input_tokens} + {step.new_tokens} tokens takes {found.seconds:.1f} s: measuring "
-                f"it would take more than the {self.plan.budget.seconds:.0f} s that there are"
+                f"a lone request of {step.input_tokens} + {step.new_tokens} tokens takes {found.seconds:.1f} s: "
+                f"measuring it would take more than the {self.plan.budget.seconds:.0f} s that there are"
             )
 
     def _sweep(
