@@ -11,7 +11,7 @@ from hotstart.engines.checkpoints.choose import (
     choose_files,
     narrow_to_index,
 )
-from hotstart.engines.checkpoints.source import parse_uri
+from hotstart.engines.checkpoints.places import S3Place, parse_uri
 from hotstart.engines.errors import Reason, Terminal
 
 WHERE = "s3://models/code/"
@@ -129,7 +129,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(make, reason: Reason, words: s
 )
 def test_a_uri_names_a_folder_or_one_file(uri: str, bucket: str, prefix: str, only: str) -> None:
     place = parse_uri(uri)
-    assert (place.bucket, place.prefix, place.only) == (bucket, prefix, only)
+    assert place == S3Place(uri, bucket, prefix, only)
 
 
 @pytest.mark.parametrize("uri", ["", "s3://", "gs://b/p/", "/folder", "s3:/b"])

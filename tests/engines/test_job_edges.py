@@ -48,13 +48,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def test_the_environment_of_both_jobs_is_read(environment: dict[str, str]) -> None:
     inspect, build = make_inspect_settings(environment), make_build_settings(environment)
-    assert inspect.store == build.store
-    assert (build.store.endpoint, build.store.secret_key) == ("http://s3:8333", "secret")
+    assert inspect.checkpoint == build.checkpoint
+    assert (build.checkpoint.store.endpoint, build.checkpoint.store.secret_key) == ("http://s3:8333", "secret")
     assert build.recipe == RECIPE
     assert build.port == 9700
     environment["HOTSTART_CHECKPOINT"] = '{"uri": "s3://b/p/", "secretName": "models-reader"}'
-    assert make_build_settings(environment).store.endpoint == "http://other"
-    assert make_build_settings(environment).store.credentials_from == "the Secret models-reader"
+    assert make_build_settings(environment).checkpoint.store.endpoint == "http://other"
+    assert make_build_settings(environment).checkpoint.store.credentials_from == "the Secret models-reader"
 
 
 NEEDED = ("HOTSTART_ENGINE_KEY", "HOTSTART_CHECKPOINT_DIGEST", "HOTSTART_TOKENIZER_DIGEST", "POD_UID")
@@ -79,14 +79,14 @@ def test_half_a_credential_is_named(environment: dict[str, str], name: str) -> N
         make_inspect_settings(environment)
     assert failure.value.reason is Reason.ACCESS_DENIED
     other = {**environment, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
-    assert make_inspect_settings(other).store.access_key == ""
+    assert make_inspect_settings(other).checkpoint.store.access_key == ""
 
 
 @pytest.mark.parametrize(("name", "value"), [("AWS_ENDPOINT_URL", "not a url"), ("AWS_REGION", "no such region")])
 def test_a_store_that_cannot_be_addressed_is_named(environment: dict[str, str], name: str, value: str) -> None:
     environment |= {"HOTSTART_CHECKPOINT": '{"uri": "s3://b/p/"}', name: value}
     with pytest.raises(Terminal, match=f"{value}.* cannot be addressed") as failure:
-        make_client(make_inspect_settings(environment).store)
+        make_client(make_inspect_settings(environment).checkpoint.store)
     assert failure.value.reason is Reason.INVALID_SPEC
 
 

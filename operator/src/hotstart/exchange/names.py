@@ -43,6 +43,7 @@ EXCHANGE_PATH = "/v1/exchange"
 KEYS_CONFIGMAP = "hotstart-exchange-keys"  # public JWKS, one in each namespace that has models
 KEYS_FILE = "jwks.json"  # the key in that ConfigMap, and the file's name where it is mounted
 KEYS_MOUNT = "/etc/hotstart/exchange"
+CHECKPOINT_MOUNT = "/checkpoint"  # where a builder has the claim of a pvc:// checkpoint, read-only
 SIGNING_SECRET = "hotstart-exchange-signing"
 LEASE = "hotstart-operator"
 

@@ -22,7 +22,7 @@ from hotstart.engines.builder.state import BuildState
 from hotstart.engines.builder.termination import make_failure
 from hotstart.engines.builder.upload import upload_engine
 from hotstart.engines.checkpoints.checkpoint import count_parameters
-from hotstart.engines.checkpoints.source import S3Source, check_room, make_disk_full
+from hotstart.engines.checkpoints.source import check_room, make_disk_full
 from hotstart.engines.errors import EngineError, Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.manifest import Manifest, ManifestFile
@@ -105,7 +105,7 @@ def check_pinned(settings: BuildSettings, prepared: Prepared) -> None:
     if (prepared.checkpoint_digest, prepared.tokenizer_digest) != pinned:
         raise Terminal(
             Reason.CHECKPOINT_CHANGED,
-            f"The checkpoint at {settings.place.uri} is no longer the one that was inspected (digest "
+            f"The checkpoint at {settings.checkpoint.place.uri} is no longer the one that was inspected (digest "
             f"{settings.checkpoint_digest[:12]} then, {prepared.checkpoint_digest[:12]} now): set checkpoint.revision "
             "to have it inspected again.",
         )
@@ -142,8 +142,7 @@ def _download(settings: BuildSettings, state: BuildState, folder: Path) -> Prepa
         state.share = done / max(state.checkpoint_bytes, 1)
 
     return prepare(
-        S3Source(settings.place, settings.store),
-        settings.place,
+        settings.checkpoint.open(),
         folder,
         settings.serving,
         on_choice=on_choice,

@@ -10,7 +10,6 @@ from typing import Any
 from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.builder.settings import InspectSettings
 from hotstart.engines.checkpoints.checkpoint import count_embedding_parameters, count_parameters
-from hotstart.engines.checkpoints.source import S3Source
 from hotstart.engines.runtimes.runtime import check_runtime
 
 log = logging.getLogger(__name__)
@@ -25,8 +24,7 @@ def inspect(settings: InspectSettings) -> dict[str, Any]:
     check_runtime(settings.runtime)
     with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="inspect-") as folder:
         prepared = prepare(
-            S3Source(settings.place, settings.store),
-            settings.place,
+            settings.checkpoint.open(),
             Path(folder),
             settings.serving,
             on_choice=lambda size: None,

@@ -1,4 +1,4 @@
-"""Checkpoint in the store -> checkpoint opened on disk, with its digests: the part that both Jobs share.
+"""Checkpoint at its source -> checkpoint opened on disk, with its digests: the part that both Jobs share.
 
 Small files come first, so that a bad config, tokenizer or marker is found before the first gigabyte.
 """
@@ -21,7 +21,7 @@ from hotstart.engines.checkpoints.choose import (
     parse_json,
 )
 from hotstart.engines.checkpoints.opening import check_checkpoint, check_serving, open_checkpoint
-from hotstart.engines.checkpoints.source import CheckpointPlace, OnBytes, S3Source, download
+from hotstart.engines.checkpoints.source import OnBytes, Source, download
 from hotstart.engines.key import make_checkpoint_digest
 from hotstart.exchange.messages import ServingOptions
 
@@ -38,23 +38,21 @@ class Prepared:
     tokenizer_digest: str
 
 
-def choose(source: S3Source, place: CheckpointPlace, folder: Path, digests: dict[str, str]) -> Choice:
+def choose(source: Source, folder: Path, digests: dict[str, str]) -> Choice:
     """Lists the checkpoint, downloads its small files into ``folder`` and returns all of its files."""
-    choice = choose_files(source.list_files(), where=place.uri)
+    choice = choose_files(source.list_files(), where=source.where)
     small = tuple(chosen for chosen in choice.files if chosen.role is not FileRole.WEIGHTS)
     digests |= download(source, small, folder, on_bytes=lambda count: None, heads_only=False)
     if INDEX in digests:
         index = parse_json((folder / INDEX).read_bytes(), INDEX)
-        choice = narrow_to_index(choice, index, where=place.uri)
-    log.info(
-        "checkpoint found uri=%s format=%s files=%d bytes=%d", place.uri, choice.format, len(choice.files), choice.size
-    )
+        choice = narrow_to_index(choice, index, where=source.where)
+    count = len(choice.files)
+    log.info("checkpoint found uri=%s format=%s files=%d bytes=%d", source.where, choice.format, count, choice.size)
     return choice
 
 
 def prepare(
-    source: S3Source,
-    place: CheckpointPlace,
+    source: Source,
     folder: Path,
     serving: ServingOptions,
     *,
@@ -68,7 +66,7 @@ def prepare(
         EngineError: whatever is wrong with store or checkpoint.
     """
     digests: dict[str, str] = {}
-    choice = choose(source, place, folder, digests)
+    choice = choose(source, folder, digests)
     on_choice(choice.size)
     if choice.format == "safetensors":
         check_serving(open_checkpoint(folder, choice), serving)  # reads the small files only

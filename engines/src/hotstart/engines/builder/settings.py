@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hotstart.engines.checkpoints.source import CheckpointPlace, parse_uri
+from hotstart.engines.checkpoints.places import CheckpointPlace, HubPlace, S3Place, parse_uri
+from hotstart.engines.checkpoints.source import HubAccess, Source, open_source
 from hotstart.engines.errors import Reason, Retryable, Terminal
 from hotstart.engines.recipe import EngineRecipe
 from hotstart.engines.s3 import StorePlace
@@ -17,6 +18,7 @@ from hotstart.exchange.names import KEYS_FILE, KEYS_MOUNT, PORT_AGENT
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+HUB = "https://huggingface.co"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -32,11 +34,23 @@ class CheckpointSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class InspectSettings:
-    """What ``inspect`` has to know."""
+class CheckpointAccess:
+    """Where the checkpoint is and who reads it; ``store`` is used for s3://, ``hub`` for hf://."""
 
     place: CheckpointPlace
     store: StorePlace
+    hub: HubAccess
+
+    def open(self) -> Source:
+        """Raises Terminal (InvalidSpec) where the store cannot be addressed."""
+        return open_source(self.place, self.store, self.hub)
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """What ``inspect`` has to know."""
+
+    checkpoint: CheckpointAccess
     scratch: Path
     serving: ServingOptions
     runtime: str
@@ -46,8 +60,7 @@ class InspectSettings:
 class BuildSettings:
     """What ``build`` has to know; ``keys_file`` is the operator's public JWKS."""
 
-    place: CheckpointPlace
-    store: StorePlace
+    checkpoint: CheckpointAccess
     scratch: Path
     serving: ServingOptions
     recipe: EngineRecipe
@@ -62,10 +75,8 @@ class BuildSettings:
 
 def make_inspect_settings(environment: Mapping[str, str]) -> InspectSettings:
     """Raises Terminal (InvalidSpec) with the variable's name."""
-    place, store = _make_checkpoint(environment)
     return InspectSettings(
-        place=place,
-        store=store,
+        checkpoint=make_checkpoint_access(environment),
         scratch=_scratch(environment),
         serving=_parse(ServingOptions, environment, "HOTSTART_SERVING"),
         runtime=_required(environment, "HOTSTART_RUNTIME"),
@@ -74,11 +85,9 @@ def make_inspect_settings(environment: Mapping[str, str]) -> InspectSettings:
 
 def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
     """Raises Terminal (InvalidSpec) with the variable's name."""
-    place, store = _make_checkpoint(environment)
     keys_folder = Path(environment.get("HOTSTART_KEYS_DIR", KEYS_MOUNT))
     return BuildSettings(
-        place=place,
-        store=store,
+        checkpoint=make_checkpoint_access(environment),
         scratch=_scratch(environment),
         serving=_parse(ServingOptions, environment, "HOTSTART_SERVING"),
         recipe=_recipe(environment),
@@ -92,15 +101,20 @@ def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
     )
 
 
-def _make_checkpoint(environment: Mapping[str, str]) -> tuple[CheckpointPlace, StorePlace]:
+def make_checkpoint_access(environment: Mapping[str, str], *, local: bool = False) -> CheckpointAccess:
+    """Place and credentials; ``file://`` only with ``local``.
+
+    Raises:
+        EngineError: InvalidSpec with the variable's name; AccessDenied, half a credential.
+    """
     settings = _parse(CheckpointSettings, environment, "HOTSTART_CHECKPOINT")
-    place = parse_uri(settings.uri)
-    lacking = [name for name in CREDENTIALS if not environment.get(name, "").strip()]
+    place = parse_uri(settings.uri, local=local)
     secret = f"the Secret {settings.secret_name}" if settings.secret_name else "the Secret of checkpoint.secretName"
-    if len(lacking) == 1:
+    lacking = [name for name in CREDENTIALS if not environment.get(name, "").strip()]
+    if isinstance(place, S3Place) and len(lacking) == 1:
         raise Retryable(Reason.ACCESS_DENIED, f"{lacking[0]} is missing in {secret}: both keys are needed, or none.")
     store = StorePlace(
-        bucket=place.bucket,
+        bucket=place.bucket if isinstance(place, S3Place) else "",
         endpoint=settings.endpoint or environment.get("AWS_ENDPOINT_URL", ""),
         region=environment.get("AWS_REGION", ""),
         access_key=environment.get("AWS_ACCESS_KEY_ID", "").strip(),
@@ -108,7 +122,11 @@ def _make_checkpoint(environment: Mapping[str, str]) -> tuple[CheckpointPlace, S
         session_token=environment.get("AWS_SESSION_TOKEN", "").strip(),
         credentials_from=secret,
     )
-    return place, store
+    endpoint = settings.endpoint if isinstance(place, HubPlace) else ""
+    hub = HubAccess(
+        endpoint or environment.get("HF_ENDPOINT", "") or HUB, environment.get("HF_TOKEN", "").strip(), secret
+    )
+    return CheckpointAccess(place, store, hub)
 
 
 def _recipe(environment: Mapping[str, str]) -> EngineRecipe:

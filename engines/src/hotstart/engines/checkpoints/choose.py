@@ -31,11 +31,16 @@ class FileRole(StrEnum):
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file of the checkpoint's folder: ``name`` relative to it, ``size`` in bytes, the store's ``etag``."""
+    """A file of the checkpoint's folder: ``name`` relative to it, ``size`` in bytes, the store's ``etag``.
+
+    ``sha256`` and ``git_oid`` (git's sha1 of a blob) are in hex, where the list says them.
+    """
 
     name: str
     size: int
     etag: str = ""
+    sha256: str = ""
+    git_oid: str = ""
 
 
 @dataclass(frozen=True)

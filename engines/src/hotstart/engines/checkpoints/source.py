@@ -1,7 +1,9 @@
-"""Where a checkpoint is read from: a folder of an S3 bucket, streamed once with its sha256, resumed where it breaks.
+"""Reading a checkpoint from wherever it stands: listed, streamed once with its sha256, resumed where it breaks.
 
-Inspection keeps only the head of each weight file on disk (the rest is a hole of the right size), so a checkpoint needs
-neither memory nor disk; a build keeps all of it.
+A ``Source`` is a store (``s3_source``), a folder (``folder_source``: a mounted claim, or this machine) or the hub
+(``hub_source``). Inspection keeps only the ends of each weight file on disk
+(the rest is a hole of the right size), so a checkpoint needs neither memory nor disk; a build keeps all of it, or uses
+it where it lies.
 """
 
 from __future__ import annotations
@@ -13,139 +15,141 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from botocore.exceptions import BotoCoreError, ClientError
 from hotstart.engines.checkpoints.choose import ChosenFile, FileRole, ListedFile
-from hotstart.engines.errors import Reason, Retryable, Terminal
-from hotstart.engines.s3 import StorePlace, error_code, first_line, make_client, store_errors
-from urllib3.exceptions import HTTPError
+from hotstart.engines.checkpoints.places import CheckpointPlace, FolderPlace, HubPlace
+from hotstart.engines.errors import Reason, Retryable
+from hotstart.engines.s3 import StorePlace
 
 BLOCK = 1024 * 1024  # bytes read and hashed at a time
 HEAD = 64 * 1024 * 1024  # bytes of a weight file that hold its head: fields, vocabulary, list of tensors
+TAIL = 1024 * 1024  # bytes at its end, where the list of a PyTorch file's records is
 STREAMS = 4  # files read at once
 RESUMES = 5  # times that one file goes on after a broken connection
 GIB = 1024**3
 
 #: Called with the number of bytes that were read since the last call; from several threads.
 OnBytes = Callable[[int], None]
+OnBlock = Callable[[bytes], None]
 
 
-@dataclass(frozen=True)
-class CheckpointPlace:
-    """A parsed ``s3://bucket/prefix/`` or ``s3://bucket/path/file.gguf``; ``prefix`` ends with a slash or is empty."""
-
-    uri: str
-    bucket: str
-    prefix: str
-    only: str = ""  # the one file that the URI names
+class BrokenStream(Exception):
+    """A connection ended before the file did; the text says how."""
 
 
-def parse_uri(uri: str) -> CheckpointPlace:
-    """The place that a URI names.
+class Source(Protocol):
+    """A checkpoint's files, read-only. Blocking; ``stream`` is called from several threads."""
 
-    Raises:
-        Terminal: InvalidSpec, it is no s3:// URI with a bucket.
-    """
-    bucket, _, path = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://") or not bucket:
-        raise Terminal(Reason.INVALID_SPEC, f"checkpoint.uri {uri!r} is no s3://BUCKET/PREFIX/ URI.")
-    if path.endswith((".gguf", ".safetensors")):
-        folder, _, only = path.rpartition("/")
-        return CheckpointPlace(uri, bucket, f"{folder}/" if folder else "", only)
-    return CheckpointPlace(uri, bucket, f"{path.rstrip('/')}/" if path else "")
-
-
-class S3Source:
-    """Reads a checkpoint from S3. Blocking."""
-
-    def __init__(self, place: CheckpointPlace, store: StorePlace) -> None:
-        self._place = place
-        self._store = store
-        self._client = make_client(store)
+    @property
+    def where(self) -> str:
+        """The URI, for messages."""
 
     def list_files(self) -> tuple[ListedFile, ...]:
-        """The files at the place, by name.
+        """The files directly in the folder (or the one that the URI names), by name.
 
         Raises:
             EngineError: CheckpointNotFound where there is none, or what the store answers.
         """
-        with store_errors(self._store, f"list {self._place.uri}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._place.bucket, Prefix=f"{self._place.prefix}{self._place.only}"
-            )
-            entries = [entry for page in pages for entry in page.get("Contents", ())]
-        files = [
-            ListedFile(entry["Key"].removeprefix(self._place.prefix), int(entry["Size"]), entry.get("ETag", ""))
-            for entry in entries
-            if not entry["Key"].endswith("/")
-        ]
-        found = sorted((f for f in files if self._place.only in ("", f.name)), key=lambda f: f.name)
-        if not found:
-            raise Retryable(
-                Reason.CHECKPOINT_NOT_FOUND,
-                f"There is no checkpoint at {self._place.uri}: upload it, or correct checkpoint.uri.",
-            )
-        return tuple(found)
 
-    def stream(self, file: ListedFile) -> Iterator[bytes]:
-        """The file's bytes in blocks; goes on at the same byte after a broken connection.
+    def blocks(self, file: ListedFile, start: int) -> Iterator[bytes]:
+        """The file's bytes from ``start`` on, over one connection.
 
         Raises:
-            EngineError: CheckpointChanged where the file is replaced meanwhile, or what the store answers.
+            BrokenStream: it broke off; the caller goes on with another ``start``.
+            EngineError: CheckpointChanged where the file was replaced meanwhile, or what the store answers.
         """
-        at, resumes = 0, 0
-        while at < file.size:
-            try:
-                for block in self._open(file, at).iter_chunks(BLOCK):
-                    at += len(block)
-                    yield block
-                if at >= file.size:
-                    return
-                broken: Exception = EOFError(f"ended at byte {at} of {file.size}")
-            except (BotoCoreError, HTTPError, OSError) as error:
-                broken = error
-            resumes += 1
-            if resumes > RESUMES:
-                raise Retryable(
-                    Reason.STORE_UNREACHABLE,
-                    f"Reading {file.name} of {self._place.uri} broke off {resumes} times ({first_line(broken)}): "
-                    "check the network between this cluster and the store.",
-                ) from broken
 
-    def _open(self, file: ListedFile, at: int) -> Any:
-        wanted: dict[str, str] = {"IfMatch": file.etag} if file.etag else {}
-        if at:
-            wanted["Range"] = f"bytes={at}-"
-        with store_errors(self._store, f"read {file.name} of {self._place.uri}"):
-            try:
-                key = f"{self._place.prefix}{file.name}"
-                return self._client.get_object(Bucket=self._place.bucket, Key=key, **wanted)["Body"]
-            except ClientError as error:
-                if error_code(error) in ("PreconditionFailed", "412"):
-                    raise Retryable(
-                        Reason.CHECKPOINT_CHANGED,
-                        f"{file.name} of {self._place.uri} was replaced while it was read: wait until the upload ends.",
-                    ) from error
-                raise
+    def local_path(self, file: ListedFile) -> Path | None:
+        """Where the file already lies on this machine's disks, if it does."""
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """Which hub, and who asks; ``credentials_from`` is said to people."""
+
+    endpoint: str = "https://huggingface.co"
+    token: str = ""
+    credentials_from: str = "the Secret"
+
+
+def open_source(place: CheckpointPlace, store: StorePlace, hub: HubAccess) -> Source:
+    """The source for a place; libraries are loaded only for the one that is asked for.
+
+    Raises:
+        Terminal: InvalidSpec, the store cannot be addressed.
+    """
+    if isinstance(place, FolderPlace):
+        from hotstart.engines.checkpoints.folder_source import FolderSource
+
+        return FolderSource(place)
+    if isinstance(place, HubPlace):
+        from hotstart.engines.checkpoints.hub_source import HubSource
+
+        return HubSource(place, hub)
+    from hotstart.engines.checkpoints.s3_source import S3Source
+
+    return S3Source(place, store)
+
+
+def pick_files(place: CheckpointPlace, files: list[ListedFile]) -> tuple[ListedFile, ...]:
+    """The files that the place means, by name.
+
+    Raises:
+        Retryable: CheckpointNotFound, there is none.
+    """
+    found = sorted((file for file in files if place.only in ("", file.name)), key=lambda file: file.name)
+    if not found:
+        raise Retryable(
+            Reason.CHECKPOINT_NOT_FOUND,
+            f"There is no checkpoint at {place.uri}: upload it, or correct checkpoint.uri.",
+        )
+    return tuple(found)
+
+
+def stream(source: Source, file: ListedFile) -> Iterator[bytes]:
+    """The whole file in blocks; goes on at the same byte after a broken connection.
+
+    Raises:
+        EngineError: CheckpointChanged where the file is replaced meanwhile, or what the store answers.
+    """
+    at, resumes = 0, 0
+    while at < file.size:
+        try:
+            for block in source.blocks(file, at):
+                at += len(block)
+                yield block
+            if at >= file.size:
+                return
+            broken = BrokenStream(f"ended at byte {at} of {file.size}")
+        except BrokenStream as error:
+            broken = error
+        resumes += 1
+        if resumes > RESUMES:
+            raise Retryable(
+                Reason.STORE_UNREACHABLE,
+                f"Reading {file.name} of {source.where} broke off {resumes} times ({broken}): "
+                "check the network between this cluster and the store.",
+            ) from broken
 
 
 def download(
-    source: S3Source, files: tuple[ChosenFile, ...], folder: Path, *, on_bytes: OnBytes, heads_only: bool
+    source: Source, files: tuple[ChosenFile, ...], folder: Path, *, on_bytes: OnBytes, heads_only: bool
 ) -> dict[str, str]:
-    """Writes ``files`` into ``folder`` and returns their sha256 in hex by name.
+    """Puts ``files`` into ``folder`` and returns their sha256 in hex by name; a file that lies here already is linked.
 
-    With ``heads_only`` a weight file is written as its first ``HEAD`` bytes and a hole: enough to open it.
+    With ``heads_only`` a weight file is written as its two ends and a hole: enough to open it.
 
     Raises:
-        EngineError: DiskFull, or what the store answers.
+        EngineError: DiskFull, CheckpointCorrupt where a file is not the one that its list says, or what the store
+            answers.
     """
-    on_disk = sum(kept_bytes(chosen, heads_only) for chosen in files)
-    check_room(folder, on_disk)
+    remote = [chosen for chosen in files if source.local_path(chosen.file) is None]
+    check_room(folder, sum(kept_bytes(chosen, heads_only) for chosen in remote))
     with ThreadPoolExecutor(STREAMS, thread_name_prefix="download") as pool:
         jobs = {
             chosen.file.name: pool.submit(
-                _download_one, source, chosen.file, folder, kept_bytes(chosen, heads_only), on_bytes
+                _read_one, source, chosen.file, folder, kept_bytes(chosen, heads_only), on_bytes
             )
             for chosen in files
         }
@@ -157,7 +161,7 @@ def download(
 
 def kept_bytes(chosen: ChosenFile, heads_only: bool) -> int:
     """Bytes of a file that are written to disk. Pure."""
-    return min(chosen.file.size, HEAD) if heads_only and chosen.role is FileRole.WEIGHTS else chosen.file.size
+    return min(chosen.file.size, HEAD + TAIL) if heads_only and chosen.role is FileRole.WEIGHTS else chosen.file.size
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -177,19 +181,72 @@ def make_disk_full(folder: Path, needed: int) -> Retryable:
     )
 
 
-def _download_one(source: S3Source, file: ListedFile, folder: Path, keep: int, on_bytes: OnBytes) -> str:
-    digest = hashlib.sha256()
-    written = 0
+def _read_one(source: Source, file: ListedFile, folder: Path, keep: int, on_bytes: OnBytes) -> str:
+    here = source.local_path(file)
+    digests = _Digests(file)
+
+    def count(block: bytes) -> None:
+        digests.update(block)
+        on_bytes(len(block))
+
+    if here is None:
+        _write(source, file, folder / file.name, keep, count)
+    else:
+        for block in stream(source, file):
+            count(block)
+        (folder / file.name).symlink_to(here)
+    digests.check(source.where)
+    return digests.sha256
+
+
+def _write(source: Source, file: ListedFile, path: Path, keep: int, count: OnBlock) -> None:
+    """Writes the first bytes and the last ``TAIL`` of a file, ``keep`` together, and a hole between them."""
+    head, tail, at = (keep, file.size, 0) if keep == file.size else (keep - TAIL, file.size - TAIL, 0)
     try:
-        with (folder / file.name).open("wb") as target:
-            for block in source.stream(file):
-                digest.update(block)
-                on_bytes(len(block))
-                if written < keep:
-                    written += target.write(block[: keep - written])
+        with path.open("wb") as target:
+            for block in stream(source, file):
+                count(block)
+                if at < head:
+                    target.write(block[: head - at])
+                if at + len(block) > max(tail, head):
+                    skipped = max(max(tail, head) - at, 0)
+                    target.seek(at + skipped)
+                    target.write(block[skipped:])
+                at += len(block)
             target.truncate(file.size)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise make_disk_full(folder, keep) from error
+            raise make_disk_full(path.parent, keep) from error
         raise
-    return digest.hexdigest()
+
+
+class _Digests:
+    """sha256 of a file, and what its list says of it: the sha256 of LFS, or git's sha1 of a small file."""
+
+    def __init__(self, file: ListedFile) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._git = None
+        if file.git_oid and not file.sha256:
+            self._git = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+
+    def update(self, block: bytes) -> None:
+        self._sha256.update(block)
+        if self._git is not None:
+            self._git.update(block)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def check(self, where: str) -> None:
+        """Raises Retryable (CheckpointCorrupt) where the bytes are not those that were listed."""
+        found, said = self.sha256, self._file.sha256
+        if self._git is not None:
+            found, said = self._git.hexdigest(), self._file.git_oid
+        if said and found != said:
+            raise Retryable(
+                Reason.CHECKPOINT_CORRUPT,
+                f"{self._file.name} of {where} has the digest {found[:16]}..., {said[:16]}... is listed: the download "
+                "or the stored file is damaged; try again, and upload it again if it stays.",
+            )
