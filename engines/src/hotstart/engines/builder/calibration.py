@@ -1,8 +1,8 @@
-"""The build's calibration: in a container beside the builder's, which has the CPU limit of a replica, or in this process.
+"""The build's calibration: by a container beside the builder's that has a replica's CPU limit, or in this process.
 
-The builder may use a whole node, a replica may not: so on CPUs a sidecar of the build's pod measures, under the replica's
-limits. They speak through files in the scratch volume: ``request.json``, ``begun``, ``answer.json``. A calibration that
-fails is no reason to throw a verified engine away: it is stored without a profile, and the manifest says why.
+The builder may use a whole node, a replica may not: so on CPUs a sidecar of the build's pod measures, under the limits of
+a replica. They speak through files in the scratch volume: ``request.json``, ``begun``, ``answer.json``. A calibration
+that fails is no reason to throw a verified engine away: it is stored without a profile, and the manifest says why.
 """
 
 from __future__ import annotations
@@ -84,10 +84,7 @@ def ask(
 
 
 def serve(beside: Path, *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """The calibrator: waits for the request and answers it. It is killed with its pod; a second start does not measure.
-
-    What has begun and was not answered was ended from outside, and would be again: by its memory limit.
-    """
+    """The calibrator: waits for the request, and answers it once."""
     while not (beside / REQUEST).exists():
         sleep(POLL_SECONDS)
     if not (beside / ANSWER).exists():
@@ -95,7 +92,7 @@ def serve(beside: Path, *, sleep: Callable[[float], None] = time.sleep) -> None:
 
 
 def make_answer(beside: Path) -> dict[str, Any]:
-    """Measures what the request asks for."""
+    """Measures what is asked for. What has begun and was not answered was ended from outside, and would be again."""
     if (beside / BEGUN).exists():
         return {"profile": None, "failure": "the calibrator was killed, as a replica would be: raise its memory limit"}
     (beside / BEGUN).touch()
