@@ -23,7 +23,7 @@ from tests.support.tiny_checkpoint import make_tiny_weights, write_tiny_checkpoi
 
 pytestmark = pytest.mark.integration
 
-ENGINE_FILES = {"model.bin", "config.json", "vocabulary.json", "tokenizer.json", "engine.json"}
+ENGINE_FILES = {"model.bin", "config.json", "vocabulary.json", "tokenizer.json", "engine.json", "golden.json"}
 
 
 @pytest.fixture
@@ -52,11 +52,14 @@ async def test_a_checkpoint_becomes_an_engine_in_the_store(tiny) -> None:
     assert {file.path for file in manifest.files} == ENGINE_FILES
     assert manifest.tokenizer_digest == inspected["tokenizerDigest"]
     assert manifest.facts["parameters"] == inspected["parameters"]
+    assert manifest.verification is not None
+    assert manifest.verification.positions == 200
+    assert manifest.verification.agreed == manifest.verification.compared > 0
     assert tiny.store.keys(tiny.engine_bucket) == sorted(operator.prefix + n for n in (*ENGINE_FILES, MANIFEST_NAME))
     percents = [seen.percent for seen in operator.reports]
     assert percents == sorted(percents)
     assert report.percent == 100
-    assert not any(tiny.folder.glob("scratch-*/*"))
+    assert [path.name for path in tiny.folder.glob("scratch-*/*")] == ["expectations"]
 
 
 async def test_a_gguf_named_by_its_file_is_built_too(builder_jobs, tmp_path: Path) -> None:

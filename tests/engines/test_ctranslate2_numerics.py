@@ -172,16 +172,6 @@ def test_progress_counts_weights_up_to_one(tmp_path: Path) -> None:
     assert len(seen) == len(checkpoint.shapes())
 
 
-def test_a_good_engine_passes_verification_and_a_broken_one_does_not(tmp_path: Path) -> None:
-    engine = make_engine(SafetensorsFolder(write_tiny_checkpoint(tmp_path / "c")), tmp_path / "e", INT8)
-    CTranslate2().verify(engine)
-    weights = (engine / "model.bin").read_bytes()
-    (engine / "model.bin").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(Terminal) as failure:
-        CTranslate2().verify(engine)
-    assert failure.value.reason is Reason.VERIFICATION_FAILED
-
-
 @pytest.mark.parametrize("quantization", ["none", "int4_weight_only"])
 def test_a_quantization_of_another_runtime_is_refused_by_name(tmp_path: Path, quantization: str) -> None:
     checkpoint = SafetensorsFolder(write_tiny_checkpoint(tmp_path / "c"))

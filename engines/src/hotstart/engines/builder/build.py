@@ -11,6 +11,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -27,12 +28,15 @@ from hotstart.engines.errors import EngineError, Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.engines.runtimes.runtime import check_toolchain, load_runtime
+from hotstart.engines.verification import Verification
+from hotstart.engines.verify.verify import Subject, verify_engine
 from hotstart.exchange.messages import BuildPhase, BuildRequest, BuiltFile, PodFailure
 from hotstart.exchange.server import KeySet, add_exchange, make_app
 
 log = logging.getLogger(__name__)
 TELL_SECONDS = 10.0  # a failure waits so long for the operator to hear of it
 SHUTDOWN_SECONDS = 2.0
+EXPECTATIONS = "expectations"  # folder in the scratch: what checkpoints answer
 ENGINE_OVERHEAD = 1.05  # vocabulary, tokenizer and scales beside the weights
 
 #: Called with the port once the exchange is served.
@@ -64,17 +68,25 @@ async def _work(settings: BuildSettings, state: BuildState) -> None:
         source, engine = Path(parent) / "checkpoint", Path(parent) / "engine"
         source.mkdir()
         engine.mkdir()
-        prepared = await asyncio.to_thread(make_engine, settings, state, source, engine)
+        made = await asyncio.to_thread(make_engine, settings, state, source, engine)
         async with aiohttp.ClientSession() as session:
             files = await upload_engine(state, engine, session)
-        state.manifest = make_manifest(settings, prepared, files, time.monotonic() - state.began).to_json()
+        state.manifest = make_manifest(settings, made, files, time.monotonic() - state.began).to_json()
         state.enter(BuildPhase.UPLOADED)
         log.info("engine uploaded key=%s bytes=%d", settings.engine_key, sum(file.size for file in files))
         await state.published.wait()
     log.info("engine published key=%s", settings.engine_key)
 
 
-def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine: Path) -> Prepared:
+@dataclass(frozen=True)
+class MadeEngine:
+    """What was built: of which checkpoint, and how far it agrees with it."""
+
+    prepared: Prepared
+    verification: Verification
+
+
+def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine: Path) -> MadeEngine:
     """The blocking part: fills ``source`` with the checkpoint and ``engine`` with the engine's files.
 
     Raises:
@@ -95,8 +107,12 @@ def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine
             raise make_disk_full(engine, needed) from error
         raise
     state.enter(BuildPhase.VERIFYING)
-    runtime.verify(engine)
-    return prepared
+    subject = Subject(
+        prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest, settings.recipe, engine
+    )
+    kept = settings.scratch / EXPECTATIONS
+    verification = verify_engine(runtime, subject, kept, lambda share: setattr(state, "share", share))
+    return MadeEngine(prepared, verification)
 
 
 def check_pinned(settings: BuildSettings, prepared: Prepared) -> None:
@@ -116,10 +132,9 @@ def check_pinned(settings: BuildSettings, prepared: Prepared) -> None:
         )
 
 
-def make_manifest(
-    settings: BuildSettings, prepared: Prepared, files: tuple[BuiltFile, ...], seconds: float
-) -> Manifest:
+def make_manifest(settings: BuildSettings, made: MadeEngine, files: tuple[BuiltFile, ...], seconds: float) -> Manifest:
     """The manifest of the uploaded engine. Pure."""
+    prepared = made.prepared
     return Manifest(
         key=settings.engine_key,
         inputs=key_inputs(settings.checkpoint_digest, settings.recipe),
@@ -127,6 +142,7 @@ def make_manifest(
         tokenizer_digest=prepared.tokenizer_digest,
         facts=prepared.checkpoint.facts.to_json() | {"parameters": count_parameters(prepared.checkpoint.facts)},
         build_seconds=round(seconds, 1),
+        verification=made.verification,
     )
 
 

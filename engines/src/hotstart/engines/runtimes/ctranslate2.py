@@ -17,9 +17,9 @@ from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.checkpoints.tokenizer import make_vocabulary, parse_tokenizer
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineRecipe, Toolchain, make_toolchain
-from hotstart.engines.runtimes import ctranslate2_verify
 from hotstart.engines.runtimes.ctranslate2_llama import fill_llama_spec, make_llama_spec
 from hotstart.engines.runtimes.ctranslate2_mpt import fill_mpt_spec, make_mpt_spec
+from hotstart.engines.runtimes.ctranslate2_scorer import CTranslate2Scorer
 from hotstart.engines.runtimes.ctranslate2_weights import WeightWriter
 from hotstart.engines.runtimes.runtime import Progress
 
@@ -48,8 +48,8 @@ class CTranslate2:
         (folder / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
         (folder / "engine.json").write_text(make_engine_json(checkpoint, recipe))
 
-    def verify(self, folder: Path) -> None:
-        ctranslate2_verify.verify(folder)
+    def open_scorer(self, folder: Path, recipe: EngineRecipe) -> CTranslate2Scorer:
+        return CTranslate2Scorer(folder)
 
 
 def check_recipe(recipe: EngineRecipe) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from hotstart.engines.checkpoints.checkpoint import Checkpoint
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineRecipe, Toolchain
+from hotstart.engines.verify.scorer import Scorer
 
 #: Called with the share of the weights that is done, 0 to 1.
 Progress = Callable[[float], None]
@@ -27,11 +28,11 @@ class Runtime(Protocol):
             EngineError: the checkpoint or the recipe cannot be converted.
         """
 
-    def verify(self, folder: Path) -> None:
-        """Loads the engine twice and lets it complete a piece of code.
+    def open_scorer(self, folder: Path, recipe: EngineRecipe) -> Scorer:
+        """Loads the engine in ``folder`` anew, for verification.
 
         Raises:
-            Terminal: VerificationFailed.
+            BrokenEngine: it cannot be loaded.
         """
 
 

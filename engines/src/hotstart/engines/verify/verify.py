@@ -1,0 +1,220 @@
+"""Verification from end to end: expectation, the engine's answers, the judgement, and golden.json beside the engine.
+
+Called by the builder once the engine's files stand, and by the command line; blocking.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hotstart.engines.checkpoints.checkpoint import Array, Checkpoint, expected_shapes
+from hotstart.engines.checkpoints.tokenizer import parse_tokenizer
+from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.recipe import EngineRecipe
+from hotstart.engines.reference.opening import make_reference
+from hotstart.engines.verification import Verification
+from hotstart.engines.verify.expect import Expectation, compute_expectation, recall_or_compute
+from hotstart.engines.verify.golden import (
+    GOLDEN_NAME,
+    LONGEST_GOLDEN,
+    Candidate,
+    choose_goldens,
+    make_golden_json,
+)
+from hotstart.engines.verify.judge import Judgement, decide_epsilon, judge
+from hotstart.engines.verify.samples import Sample, load_samples, make_questions
+from hotstart.engines.verify.scorer import BrokenEngine, Scorer, ScorerFactory
+from tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+REFERENCE_SHARE = 0.7  # of the time that a verification takes, by measurement
+
+#: Called with the share that is done, 0 to 1.
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is verified: a checkpoint with its digests, and the engine that was made of it by ``recipe``."""
+
+    checkpoint: Checkpoint
+    checkpoint_digest: str
+    tokenizer_digest: str
+    recipe: EngineRecipe
+    folder: Path
+
+
+def verify_engine(
+    runtime: ScorerFactory, subject: Subject, kept: Path, progress: Progress = lambda share: None
+) -> Verification:
+    """Verifies the engine and writes golden.json into its folder. Expectations are kept in the folder ``kept``.
+
+    Raises:
+        Terminal: VerificationFailed with what was seen; CheckpointCorrupt.
+    """
+    tokenizer = parse_tokenizer(subject.checkpoint.tokenizer_json)
+    samples = load_samples()
+    expectation = expect(subject, samples, tokenizer, kept, lambda share: progress(share * REFERENCE_SHARE))
+    began = time.monotonic()
+    rest = 1 - REFERENCE_SHARE
+    try:
+        answers = ask(
+            runtime.open_scorer(subject.folder, subject.recipe),
+            expectation,
+            subject.recipe,
+            lambda share: progress(REFERENCE_SHARE + rest * share),
+        )
+    except BrokenEngine as error:
+        raise make_failure(str(error)) from error
+    judgement = conclude(subject.recipe, expectation, answers, tokenizer, time.monotonic() - began)
+    verification = judgement.verification
+    log.info(
+        "engine compared positions=%d compared=%d agreed=%d of_all=%d epsilon=%.3f worst_margin=%.3f seconds=%.1f",
+        *(verification.positions, verification.compared, verification.agreed, verification.agreed_of_all),
+        *(verification.epsilon, verification.worst_margin, verification.seconds),
+    )
+    if judgement.failure:
+        raise make_failure(judgement.failure)
+    check_second_load(runtime, subject, expectation, answers)
+    write_golden(subject, samples, expectation, tokenizer, verification.epsilon)
+    return verification
+
+
+def expect(
+    subject: Subject, samples: Sequence[Sample], tokenizer: Tokenizer, kept: Path, progress: Progress
+) -> Expectation:
+    """The checkpoint's answers, from ``kept`` where they stand there."""
+    checkpoint = subject.checkpoint
+    questions = make_questions(samples, tokenizer, checkpoint.bos_id, checkpoint.facts.context_length)
+
+    def compute() -> Expectation:
+        return compute_expectation(make_reference(Watched(checkpoint, progress)), questions)
+
+    return recall_or_compute(kept, subject.checkpoint_digest, subject.tokenizer_digest, compute)
+
+
+def ask(scorer: Scorer, expectation: Expectation, recipe: EngineRecipe, progress: Progress) -> list[tuple[int, ...]]:
+    """The engine's answers by question; an empty row where a text is longer than the engine is built for."""
+    limit = find_limit(recipe)
+    answers: list[tuple[int, ...]] = []
+    for number, question in enumerate(expectation.questions, start=1):
+        fits = limit is None or len(question.ids) <= limit
+        answers.append(tuple(scorer.top_tokens(question.ids, question.positions)) if fits else ())
+        progress(number / len(expectation.questions))
+    return answers
+
+
+def find_limit(recipe: EngineRecipe) -> int | None:
+    """Most tokens of a text that the engine takes; an engine of ctranslate2 is built for no limit of its own."""
+    return None if recipe.toolchain.runtime == "ctranslate2" else recipe.limits.input_tokens
+
+
+def conclude(
+    recipe: EngineRecipe, expectation: Expectation, answers: Sequence[Sequence[int]], tokenizer: Tokenizer, took: float
+) -> Judgement:
+    """The judgement, with tokens in words."""
+    epsilon = decide_epsilon(recipe.dtype, recipe.quantization, expectation.spread)
+    return judge(
+        expectation,
+        answers,
+        epsilon=epsilon,
+        seconds=took,
+        say=lambda token: repr(tokenizer.decode([token], skip_special_tokens=False)),
+    )
+
+
+def check_second_load(
+    runtime: ScorerFactory, subject: Subject, expectation: Expectation, answers: Sequence[Sequence[int]]
+) -> None:
+    """A second load must answer as the first did: its first question is enough to find memory that is not the file's.
+
+    Raises:
+        Terminal: VerificationFailed.
+    """
+    number = next(number for number, row in enumerate(answers) if row)
+    question = expectation.questions[number]
+    try:
+        again = runtime.open_scorer(subject.folder, subject.recipe).top_tokens(question.ids, question.positions)
+    except BrokenEngine as error:
+        raise make_failure(f"the second time {error}") from error
+    if tuple(again) != tuple(answers[number]):
+        raise make_failure(f"two loads of it answer {question.name} in two ways: {answers[number]} and {again}")
+
+
+def write_golden(
+    subject: Subject, samples: Sequence[Sample], expectation: Expectation, tokenizer: Tokenizer, epsilon: float
+) -> None:
+    """Writes golden.json of the clearest positions.
+
+    Raises:
+        Terminal: VerificationFailed, no position is fit for it.
+    """
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    goldens = choose_goldens(find_candidates(subject, samples, expectation, tokenizer, epsilon), encode)
+    if not goldens:
+        raise make_failure(f"no position below token {LONGEST_GOLDEN} is clear enough to be asked again at each load")
+    (subject.folder / GOLDEN_NAME).write_text(make_golden_json(goldens), encoding="utf-8")
+    log.info("golden questions written count=%d", len(goldens))
+
+
+def find_candidates(
+    subject: Subject, samples: Sequence[Sample], expectation: Expectation, tokenizer: Tokenizer, epsilon: float
+) -> list[Candidate]:
+    """Positions that may become golden: above epsilon, short, and not the end of a text, which no engine hands on."""
+    head = 0 if subject.checkpoint.bos_id is None else 1
+    longest = min(LONGEST_GOLDEN, find_limit(subject.recipe) or LONGEST_GOLDEN)
+    found = []
+    for sample, question, tokens, margins in zip(
+        samples, expectation.questions, expectation.tokens, expectation.margins, strict=True
+    ):
+        ends = [end for _, end in tokenizer.encode(sample.text, add_special_tokens=False).offsets]
+        for position, token, margin in zip(question.positions, tokens, margins, strict=True):
+            last = position - head
+            if margin > epsilon and last >= 0 and position < longest and token not in subject.checkpoint.eos_ids:
+                ids = question.ids[head : position + 1]
+                found.append(Candidate(question.name, sample.text[: ends[last]], ids, token, margin))
+    return found
+
+
+def make_failure(what: str) -> Terminal:
+    """VerificationFailed, in a sentence with its remedy."""
+    return Terminal(
+        Reason.VERIFICATION_FAILED,
+        f"The engine was built, but {what}. Take a finer quantization; if it fails with the finest one too, report it.",
+    )
+
+
+class Watched:
+    """A checkpoint that tells how much of it was read."""
+
+    def __init__(self, checkpoint: Checkpoint, progress: Progress) -> None:
+        self._checkpoint = checkpoint
+        self._progress = progress
+        self._sizes = {name: _size(shape) for name, shape in expected_shapes(checkpoint.facts).items()}
+        self._left = dict(self._sizes)
+        self._total = sum(self._sizes.values())
+
+    def tensor(self, name: str) -> Array:
+        """Reads a tensor and reports."""
+        value = self._checkpoint.tensor(name)
+        self._left.pop(name, None)
+        self._progress(1 - sum(self._left.values()) / self._total)
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._checkpoint, name)
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
