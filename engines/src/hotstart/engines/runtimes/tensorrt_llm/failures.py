@@ -1,0 +1,138 @@
+"""Why a tool of TensorRT-LLM failed: its exit code and last lines -> one of our reasons, with what to do. Pure.
+
+An ordered table of what is known to be said, the more specific first: TensorRT warns of memory while it goes on with
+other kernels, so only what the last lines hold of a tool that has *ended* counts. Sources: the strings that TensorRT,
+TensorRT-LLM and CUDA print, as collected from their source and from public reports.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hotstart.engines.errors import EngineError, Reason, Retryable, Terminal
+
+LAST_LINES = 60  # of the tool's output that are searched
+LONGEST_QUOTE = 300  # characters
+KILLED = (137, -signal.SIGKILL)
+TERMINATED = (143, -signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Known:
+    """One known failure: ``pattern`` is searched in a line; ``remedy`` completes the sentence after the quoted line."""
+
+    pattern: re.Pattern[str]
+    reason: Reason
+    remedy: str
+    retryable: bool = False
+
+
+def _known(pattern: str, reason: Reason, remedy: str, *, retryable: bool = False) -> Known:
+    return Known(re.compile(pattern), reason, remedy, retryable)
+
+
+NEEDS_LESS = (
+    "set engine.quantization, lower engine.limits (batchSize, inputTokens), raise engine.tensorParallel, or choose an "
+    "accelerator with more memory"
+)
+REBUILD = "operator, builder and Triton image must be of one release"
+
+KNOWN: tuple[Known, ...] = (
+    _known(
+        r"generated on an incompatible device, expecting compute",
+        Reason.ACCELERATOR_MISMATCH,
+        "the engine is of another GPU: it must be built on engine.accelerator.product",
+    ),
+    _known(r"not compatible with this version of TensorRT", Reason.TOOLCHAIN_MISMATCH, REBUILD),
+    _known(r"stdVersionRead == kSERIALIZATION_VERSION", Reason.TOOLCHAIN_MISMATCH, REBUILD),
+    _known(r"Failed to deserialize cuda engine", Reason.TOOLCHAIN_MISMATCH, REBUILD),
+    _known(r"Assertion failed: d == a \+ length", Reason.TOOLCHAIN_MISMATCH, REBUILD),
+    _known(r"Tensor names in engine are not the same as expected", Reason.TOOLCHAIN_MISMATCH, REBUILD),
+    _known(
+        r"MPI size \d+ != TP size \d+ \* PP size \d+",
+        Reason.ACCELERATOR_MISMATCH,
+        "the pod must have as many GPUs as engine.tensorParallel says",
+    ),
+    _known(r"maxTokensInPagedKvCache must be large enough", Reason.DOES_NOT_FIT, NEEDS_LESS),
+    _known(
+        r"No space left on device|Disk quota exceeded",
+        Reason.DISK_FULL,
+        "give the nodes more ephemeral storage",
+        retryable=True,
+    ),
+    _known(
+        r"No CUDA GPUs are available|no CUDA-capable device|CUDA driver version is insufficient"
+        r"|Found no NVIDIA driver|libcuda\.so\.1: cannot open shared object",
+        Reason.ACCELERATOR_MISMATCH,
+        "the container sees no usable GPU: check the node's driver (590 or later for CUDA 13.1) and device plugin",
+        retryable=True,
+    ),
+    _known(
+        r"no kernel image is available for execution|Unsupported SM|unsupported gpu architecture",
+        Reason.ACCELERATOR_MISMATCH,
+        "TensorRT-LLM has no kernels for this GPU: choose another engine.accelerator.product",
+    ),
+    _known(r"quantization is not supported on SM", Reason.UNSUPPORTED_RECIPE, "set engine.quantization to none or fp8"),
+    _known(
+        r"Error Code 2: OutOfMemory|cudaMallocAsync.*out of memory|CUDA out of memory|CUDA error: out of memory"
+        r"|Cuda Error in allocate: 2|torch\.OutOfMemoryError",
+        Reason.OUT_OF_MEMORY,
+        f"the GPU's memory is full: see that nothing else runs on it, {NEEDS_LESS}",
+        retryable=True,
+    ),
+    _known(
+        r"^\s*MemoryError|Cannot allocate memory|std::bad_alloc|DefaultCPUAllocator: can't allocate",
+        Reason.OUT_OF_MEMORY,
+        "the container's memory is full: give the builder more memory, or build on a node that has more",
+        retryable=True,
+    ),
+    _known(
+        r"Unable to initialize shared memory key|Bus error",
+        Reason.BUILD_FAILED,
+        "shared memory is full: /dev/shm must be a Memory emptyDir",
+        retryable=True,
+    ),
+    _known(
+        r"Unsupported model architecture|is not supported in TRT-?LLM|Unrecognized configuration class",
+        Reason.UNSUPPORTED_ARCHITECTURE,
+        "TensorRT-LLM has no such network: see docs/engines.md for those that it builds",
+    ),
+    _known(
+        r"unrecognized arguments|invalid choice|the following arguments are required",
+        Reason.TOOLCHAIN_MISMATCH,
+        "this is another version of the tool than the one that the release is written for",
+    ),
+    _known(
+        r"Couldn't find a dataset|offline mode is enabled|LocalEntryNotFoundError|Max retries exceeded with url",
+        Reason.BUILD_FAILED,
+        "the tool wants something from the internet, which a build never has: please report it",
+    ),
+)
+
+
+def make_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError:
+    """The error for a tool that ended with ``code`` (negative: a signal) after ``lines``, the last one last."""
+    last = lines[-LAST_LINES:]
+    for known in KNOWN:
+        if found := next((line for line in reversed(last) if known.pattern.search(line)), None):
+            kind = Retryable if known.retryable else Terminal
+            return kind(known.reason, f"{tool} says {_quote(found)}: {known.remedy}.")
+    if code in KILLED:
+        return Retryable(
+            Reason.OUT_OF_MEMORY,
+            f"{tool} was killed (exit 137): the container ran out of memory. Give the builder more memory, or build on "
+            "a node that has more.",
+        )
+    if code in TERMINATED:
+        return Retryable(Reason.BUILD_FAILED, f"{tool} was ended from outside (exit 143): the build is tried again.")
+    said = next((line for line in reversed(last) if line.strip()), "")
+    quoted = f", saying {_quote(said)}" if said else " without a word"
+    return Retryable(Reason.BUILD_FAILED, f"{tool} failed with exit {code}{quoted}. The Job's log has its last lines.")
+
+
+def _quote(line: str) -> str:
+    text = " ".join(line.split())[:LONGEST_QUOTE]
+    return f'"{text}"'
