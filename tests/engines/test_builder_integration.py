@@ -166,7 +166,7 @@ async def test_a_recipe_of_another_release_is_not_built(tiny) -> None:
     _, inspected = tiny.inspect()
     toolchain = replace(tiny.recipe.toolchain, runtime_version="4.0.0")
     jobs = tiny.with_(recipe=replace(tiny.recipe, toolchain=toolchain))
-    await expect_failed_build(jobs, inspected, 64, "UnsupportedRecipe", "of the same release")
+    await expect_failed_build(jobs, inspected, 64, "ToolchainMismatch", "of the same release")
 
 
 def test_a_disk_that_fills_up_while_converting_is_said_with_sizes(tiny, tmp_path: Path) -> None:

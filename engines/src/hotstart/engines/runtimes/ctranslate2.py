@@ -21,6 +21,7 @@ from hotstart.engines.runtimes.ctranslate2_llama import fill_llama_spec, make_ll
 from hotstart.engines.runtimes.ctranslate2_mpt import fill_mpt_spec, make_mpt_spec
 from hotstart.engines.runtimes.ctranslate2_scorer import CTranslate2Scorer
 from hotstart.engines.runtimes.ctranslate2_weights import WeightWriter
+from hotstart.engines.runtimes.machine import check_cpu
 from hotstart.engines.runtimes.runtime import Progress
 
 QUANTIZATIONS = ("int8", "int8_float32", "float32")
@@ -32,7 +33,16 @@ class CTranslate2:
     def toolchain(self, converter: str) -> Toolchain:
         return replace(make_toolchain(CTRANSLATE2, converter), runtime_version=ctranslate2.__version__)
 
-    def convert(self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress) -> None:
+    @property
+    def compiles(self) -> bool:
+        return False
+
+    def check_platform(self, recipe: EngineRecipe) -> None:
+        check_cpu(recipe)
+
+    def convert(
+        self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress, source: Path | None = None
+    ) -> None:
         check_recipe(recipe)
         check_converter(checkpoint.facts, recipe)
         spec = make_filled_spec(checkpoint, quantize=recipe.quantization != "float32", progress=progress)
@@ -47,6 +57,10 @@ class CTranslate2:
         spec.save(str(folder))
         (folder / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
         (folder / "engine.json").write_text(make_engine_json(checkpoint, recipe))
+
+    def build(self, converted: Path, recipe: EngineRecipe, engine: Path, progress: Progress) -> None:
+        for file in sorted(converted.iterdir()):
+            file.rename(engine / file.name)
 
     def open_scorer(self, folder: Path, recipe: EngineRecipe) -> CTranslate2Scorer:
         return CTranslate2Scorer(folder)

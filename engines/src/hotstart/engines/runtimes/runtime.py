@@ -11,7 +11,7 @@ from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineRecipe, Toolchain
 from hotstart.engines.verify.scorer import Scorer
 
-#: Called with the share of the weights that is done, 0 to 1.
+#: Called with the share of the step that is done, 0 to 1.
 Progress = Callable[[float], None]
 
 
@@ -21,11 +21,34 @@ class Runtime(Protocol):
     def toolchain(self, converter: str) -> Toolchain:
         """The programs that this builder would use with ``converter``; the recipe must ask for the same."""
 
-    def convert(self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress) -> None:
-        """Writes all files of the engine into the empty ``folder``.
+    @property
+    def compiles(self) -> bool:
+        """Whether ``build`` is work of its own, with a phase and a progress; else the conversion is the engine."""
+
+    def check_platform(self, recipe: EngineRecipe) -> None:
+        """Called before anything is built, and never for a mere conversion.
+
+        Raises:
+            EngineError: AcceleratorMismatch, this machine is not what the engine is for.
+        """
+
+    def convert(
+        self, checkpoint: Checkpoint, recipe: EngineRecipe, folder: Path, progress: Progress, source: Path | None = None
+    ) -> None:
+        """Writes what ``build`` needs, and nothing else does, into the empty ``folder``; needs no GPU.
+
+        Args:
+            source: folder of the checkpoint's own files, for converters that read them themselves; they may be moved.
 
         Raises:
             EngineError: the checkpoint or the recipe cannot be converted.
+        """
+
+    def build(self, converted: Path, recipe: EngineRecipe, engine: Path, progress: Progress) -> None:
+        """Writes all files of the engine into the empty ``engine``; may move them out of ``converted``.
+
+        Raises:
+            EngineError: what of the tool, the machine or the recipe stands in the way.
         """
 
     def open_scorer(self, folder: Path, recipe: EngineRecipe) -> Scorer:
@@ -37,11 +60,11 @@ class Runtime(Protocol):
 
 
 def check_toolchain(runtime: Runtime, recipe: EngineRecipe) -> None:
-    """Raises Terminal (UnsupportedRecipe) where this image has other programs than the recipe is pinned to."""
+    """Raises Terminal (ToolchainMismatch) where this image has other programs than the recipe is pinned to."""
     ours = runtime.toolchain(recipe.toolchain.converter)
     if ours != recipe.toolchain:
         raise Terminal(
-            Reason.UNSUPPORTED_RECIPE,
+            Reason.TOOLCHAIN_MISMATCH,
             f"The recipe asks for {describe(recipe.toolchain)}, this builder image has {describe(ours)}: "
             "operator and builder image must be of the same release.",
         )
