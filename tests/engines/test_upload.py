@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from hotstart.engines.builder.log_tail import LogTail
-from hotstart.engines.builder.parts import MAX_REFUSALS, MAX_TRIES
 from hotstart.engines.builder.state import BuildState
-from hotstart.engines.builder.upload import upload_engine
 from hotstart.engines.errors import Reason, Retryable
+from hotstart.engines.transfers.parts import MAX_REFUSALS, MAX_TRIES
+from hotstart.engines.transfers.upload import upload_engine
 from hotstart.exchange.messages import BuildPhase, BuildRequest, UploadPart
 
 PART_SIZE = 64 * 1024

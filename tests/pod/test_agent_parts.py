@@ -10,10 +10,10 @@ from hotstart.engines.pod_agent.agent import LONGEST_PAUSE_SECONDS, decide_pause
 from hotstart.engines.pod_agent.cli import parse_settings
 from hotstart.engines.pod_agent.disk import Disk, Remembered, find_corrupt
 from hotstart.engines.pod_agent.exposition import make_exposition
-from hotstart.engines.pod_agent.ranges import Piece, contiguous, make_pieces, remaining
 from hotstart.engines.pod_agent.states import BUSY, TABLE, Event, ImpossibleEvent, next_state
 from hotstart.engines.pod_agent.triton_client import Counts, parse_counts
 from hotstart.engines.pod_agent.warm_up import make_prompts
+from hotstart.engines.transfers.ranges import Piece, contiguous, make_pieces, remaining
 from hotstart.exchange.messages import EngineFile, PodFailure, PodReport, PodState
 from hypothesis import given
 from hypothesis import strategies as st

@@ -89,10 +89,11 @@ class ObjectStore:
 
 
 @contextmanager
-def start_object_store(folder: Path) -> Iterator[ObjectStore]:
-    """Runs a store with its data under ``folder`` until the block ends."""
+def start_object_store(folder: Path, *, port: int | None = None) -> Iterator[ObjectStore]:
+    """Runs a store with its data under ``folder`` until the block ends; ``port`` None takes a free one."""
     ports = _free_ports(len(_PORTS))
-    store = ObjectStore(f"http://127.0.0.1:{ports[-1]}")
+    ports[-1] = ports[-1] if port is None else port
+    store = ObjectStore("http://127.0.0.1" if port == 80 else f"http://127.0.0.1:{ports[-1]}")
     (folder / "s3.json").write_text(json.dumps(_identities(store)))
     (folder / "data").mkdir()
     with (folder / "weed.log").open("wb") as log:

@@ -23,6 +23,8 @@ class Reason(StrEnum):
     UNSUPPORTED_RECIPE = "UnsupportedRecipe"
     TOKENIZER_MISMATCH = "TokenizerMismatch"
     MARKERS_NOT_IN_TOKENIZER = "MarkersNotInTokenizer"
+    ENGINE_CORRUPT = "EngineCorrupt"  # in the store: other bytes, or other sizes, than its manifest says
+    ENGINE_FETCH_FAILED = "EngineFetchFailed"
     VERIFICATION_FAILED = "VerificationFailed"
     DISK_FULL = "DiskFull"
     OUT_OF_MEMORY = "OutOfMemory"  # host or GPU memory ran out while building or loading

@@ -17,7 +17,6 @@ from hotstart.engines.errors import Reason, Retryable, Terminal
 from hotstart.engines.manifest import MANIFEST_NAME, BadManifest, Manifest, parse_manifest
 from hotstart.engines.s3 import NOT_FOUND, StorePlace, error_code, http_status, make_client, store_errors
 
-PART_SIZE = 16 * 1024 * 1024  # bytes; the last part of a file is smaller
 URL_LIFETIME = 900  # seconds
 _CONFLICTS = frozenset(("PreconditionFailed", "ConditionalRequestConflict", "412", "409"))
 

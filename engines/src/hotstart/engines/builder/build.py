@@ -21,13 +21,13 @@ from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.builder.settings import BuildSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.builder.termination import make_failure
-from hotstart.engines.builder.upload import upload_engine
 from hotstart.engines.checkpoints.checkpoint import count_parameters
 from hotstart.engines.checkpoints.source import check_room, make_disk_full
 from hotstart.engines.errors import EngineError, Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.engines.runtimes.runtime import check_toolchain, load_runtime
+from hotstart.engines.transfers.upload import upload_engine
 from hotstart.engines.verification import Verification
 from hotstart.engines.verify.verify import Subject, verify_engine
 from hotstart.exchange.messages import BuildPhase, BuildRequest, BuiltFile, PodFailure

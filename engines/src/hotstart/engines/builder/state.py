@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from hotstart.engines.builder.log_tail import LogTail
-from hotstart.engines.builder.parts import Part, decide_wanted
 from hotstart.engines.builder.progress import Position, decide_outlook
+from hotstart.engines.transfers.parts import Part, decide_wanted
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, BuiltFile, PodFailure
 
 log = logging.getLogger(__name__)

@@ -14,16 +14,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
+from hotstart.engines.errors import EngineError
 from hotstart.engines.pod_agent.disk import Disk, Remembered, find_corrupt, is_whole
 from hotstart.engines.pod_agent.failures import (
     ENGINE_CORRUPT,
     ENGINE_LOAD_FAILED,
     BringUpFailed,
 )
-from hotstart.engines.pod_agent.fetch import Fetch, UrlBook
+from hotstart.engines.pod_agent.load_failures import make_load_failure
 from hotstart.engines.pod_agent.states import Event, next_state
 from hotstart.engines.pod_agent.triton_client import Counts, TritonClient, TritonGone, TritonRefused
 from hotstart.engines.pod_agent.warm_up import warm_up
+from hotstart.engines.transfers.download import Download, UrlBook
 from hotstart.engines.triton.repository import ModelBundle, make_parameters, make_repository
 from hotstart.exchange.messages import EngineFile, PodAssignment, PodFailure, PodReport, PodRequest, PodState
 
@@ -252,8 +254,11 @@ class Agent:
             log.warning("engine on disk is corrupt, fetching it anew file=%s", corrupt)
             self._disk.discard(key)
         self._disk.keep_only(key)
-        fetch = Fetch(self._session, self._urls, files, self._disk.partial(key), self._on_bytes)
-        self._digests = await fetch.run()
+        fetch = Download(self._session, self._urls, files, self._disk.partial(key), self._on_bytes)
+        try:
+            self._digests = await fetch.run()
+        except EngineError as error:
+            raise BringUpFailed(error.reason.value, error.message, retryable=error.retryable) from error
         return Event.FETCHED
 
     def _on_bytes(self, count: int) -> None:
@@ -280,9 +285,7 @@ class Agent:
         try:
             await self._triton.load()
         except TritonRefused as error:
-            raise BringUpFailed(
-                ENGINE_LOAD_FAILED, f"Triton cannot load the engine: {error}", retryable=True
-            ) from error
+            raise make_load_failure(str(error)) from error
         except TritonGone as error:
             self._lost_while_loading += 1
             if self._lost_while_loading < LOST_WHILE_LOADING:

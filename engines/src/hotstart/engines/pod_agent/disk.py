@@ -8,18 +8,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from hotstart.engines.files import hash_stream, write_atomically
 from hotstart.engines.triton.server import KEY_FILE
 from hotstart.exchange.messages import EngineFile, Message, PodAssignment
 from pydantic import ValidationError
-
-READ_BYTES = 1024 * 1024
 
 
 class Remembered(Message):
@@ -92,17 +89,6 @@ class Disk:
             write_atomically(self.repository / path, text)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new one, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w") as output:
-        output.write(text)
-        output.flush()
-        os.fsync(output.fileno())
-    temporary.rename(path)
-
-
 def find_corrupt(folder: Path, files: tuple[EngineFile, ...]) -> str | None:
     """The first file that is missing, of another size, or of another sha256 than it should be. Blocking."""
     for file in files:
@@ -113,14 +99,6 @@ def find_corrupt(folder: Path, files: tuple[EngineFile, ...]) -> str | None:
             if hash_stream(content) != file.sha256:
                 return file.path
     return None
-
-
-def hash_stream(content: object) -> str:
-    """sha256 in hex of an open binary file, from where it stands."""
-    digest = hashlib.sha256()
-    while block := content.read(READ_BYTES):  # type: ignore[attr-defined]
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def is_whole(folder: Path, files: tuple[EngineFile, ...]) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from hotstart.exchange.messages import PodFailure
 
 ENGINE_CORRUPT = "EngineCorrupt"
-ENGINE_FETCH_FAILED = "EngineFetchFailed"
 ENGINE_LOAD_FAILED = "EngineLoadFailed"
 WARM_UP_FAILED = "WarmUpFailed"
-DISK_FULL = "DiskFull"
-STORE_UNREACHABLE = "StoreUnreachable"
+VERIFICATION_FAILED = "VerificationFailed"
 INTERNAL_ERROR = "InternalError"
 
 

