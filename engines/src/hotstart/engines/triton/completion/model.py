@@ -31,6 +31,7 @@ from hotstart.engines.triton.completion.metrics import Metrics
 from hotstart.engines.triton.completion.names import WARM_UP_ID
 from hotstart.engines.triton.completion.options import parse_options
 from hotstart.engines.triton.completion.prompts import make_formatter
+from hotstart.engines.triton.completion.replay import replay
 from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
 from hotstart.exchange.messages import PromptFormat, ServingOptions
@@ -90,6 +91,7 @@ class TritonPythonModel:
         self._engine = CTranslate2Engine(
             folder, facts, inter_threads=self._serving.inter_threads, intra_threads=self._serving.intra_threads
         )
+        replay(folder, self._tokenizer, facts.bos_id, self._engine)
         self._scheduler = Scheduler(self._serving.inter_threads, self._serving.queue_limit)
         self._metrics = Metrics(
             pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms, load=self._scheduler.load

@@ -1,4 +1,4 @@
-"""Names that the completion model and the pod agent agree on: its metrics, and the ids of warm-up requests."""
+"""What the completion model and the pod agent agree on: metrics, ids of warm-up requests, how a replay fails."""
 
 from __future__ import annotations
 
@@ -9,3 +9,5 @@ RUNNING = f"{METRIC_PREFIX}running"
 WAITING = f"{METRIC_PREFIX}waiting"
 
 WARM_UP_ID = "hotstart-warm-up"  # requests whose id begins so are not measured
+
+REPLAY_FAILED = "The loaded engine fails its verification"  # a load that fails in these words must not be repeated

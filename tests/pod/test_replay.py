@@ -1,0 +1,165 @@
+"""Golden questions at a load: asked in the completion model, failed loads told apart by the agent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hotstart.engines.pod_agent.load_failures import make_load_failure
+from hotstart.engines.triton.completion.engine import CTranslate2Engine, OnToken, read_facts
+from hotstart.engines.triton.completion.names import REPLAY_FAILED
+from hotstart.engines.triton.completion.options import RequestOptions
+from hotstart.engines.triton.completion.replay import ReplayFailed, replay
+from hotstart.engines.verify.golden import (
+    GOLDEN_NAME,
+    Candidate,
+    Golden,
+    choose_goldens,
+    make_golden_json,
+    read_goldens,
+)
+from hotstart.exchange.messages import PodRequest, PodState
+from tokenizers import Tokenizer
+
+from tests.support.pod import Pod, Store, make_assignment, write_repository
+from tests.support.tiny_checkpoint import TinyShape, make_tokenizer_json
+from tests.support.tiny_engine import write_verified_engine
+from tests.support.triton import start_triton
+
+BEGIN = 7
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_verified_engine(tmp_path_factory.mktemp("engine") / "verified", shape=TinyShape(context=512))
+
+
+class Scripted:
+    """An engine that answers in order; it remembers what it was asked."""
+
+    def __init__(self, *answers: int | None) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[int, ...]] = []
+
+    def generate(self, prompt: tuple[int, ...], options: RequestOptions, on_token: OnToken) -> None:
+        assert (options.max_tokens, options.temperature) == (1, 0.0)
+        self.asked.append(tuple(prompt))
+        answer = self.answers.pop(0)
+        if answer is not None:
+            on_token(answer)
+
+
+def write_golden(folder: Path, *goldens: Golden) -> Path:
+    (folder / GOLDEN_NAME).write_text(make_golden_json(goldens))
+    return folder
+
+
+TOKENIZER = Tokenizer.from_str(make_tokenizer_json())
+
+
+def make_golden(text: str, token: int) -> Golden:
+    return Golden(text, tuple(TOKENIZER.encode(text).ids), token)
+
+
+def test_right_answers_pass_with_the_begin_token_in_front(tmp_path: Path) -> None:
+    goldens = make_golden("def add(", 5), make_golden("for x in", 6)
+    engine = Scripted(5, 6)
+    assert replay(write_golden(tmp_path, *goldens), TOKENIZER, BEGIN, engine) == 2
+    assert engine.asked == [(BEGIN, *golden.ids) for golden in goldens]
+
+
+@pytest.mark.parametrize(("answer", "said"), [(9, "token 9"), (None, "the end of the text")])
+def test_another_answer_fails_in_the_fixed_words(tmp_path: Path, answer: int | None, said: str) -> None:
+    folder = write_golden(tmp_path, make_golden("def add(", 5), make_golden("for x in", 6))
+    with pytest.raises(ReplayFailed) as failure:
+        replay(folder, TOKENIZER, None, Scripted(5, answer))
+    assert str(failure.value).startswith(REPLAY_FAILED)
+    assert said in str(failure.value) and "question 2 of 2" in str(failure.value)
+
+
+def test_another_tokenizer_fails_before_the_engine_is_asked(tmp_path: Path) -> None:
+    value = json.loads(make_tokenizer_json())
+    vocab = value["model"]["vocab"]
+    vocab["d"], vocab["e"] = vocab["e"], vocab["d"]
+    other = Tokenizer.from_str(json.dumps(value))
+    with pytest.raises(ReplayFailed, match="another tokenizer"):
+        replay(write_golden(tmp_path, make_golden("d e", 5)), other, None, Scripted())
+
+
+def test_an_engine_of_an_older_builder_is_loaded_as_it_is(tmp_path: Path) -> None:
+    assert replay(tmp_path, TOKENIZER, None, Scripted()) == 0
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}', '{"format": 1, "goldens": []}', '{"format": 1}'])
+def test_questions_that_cannot_be_read_fail_the_load(tmp_path: Path, text: str) -> None:
+    (tmp_path / GOLDEN_NAME).write_text(text)
+    with pytest.raises(ReplayFailed, match="cannot be read"):
+        replay(tmp_path, TOKENIZER, None, Scripted())
+
+
+def test_a_real_engine_answers_its_own_questions(verified: Path) -> None:
+    facts = read_facts(verified)
+    engine = CTranslate2Engine(verified, facts, inter_threads=1, intra_threads=1)
+    tokenizer = Tokenizer.from_file(str(verified / "tokenizer.json"))
+    assert replay(verified, tokenizer, facts.bos_id, engine) == len(read_goldens(verified)) > 0
+
+
+def test_goldens_are_the_clearest_one_of_each_text_first() -> None:
+    def candidate(question: str, text: str, margin: float) -> Candidate:
+        return Candidate(question, text, tuple(text.encode()), 1, margin)
+
+    candidates = [candidate("a", "x" * n, 9.0 + n) for n in range(1, 9)] + [candidate("b", "y", 2.0)]
+    candidates += [candidate("b", "z", 3.0), Candidate("c", "w", (0,), 1, 50.0)]  # the last is not given back
+    chosen = choose_goldens(candidates, lambda text: list(text.encode()))
+    assert [golden.text for golden in chosen] == ["x" * 8, "z", "x" * 7, "y", *("x" * n for n in range(6, 0, -1))]
+
+
+def test_tritons_words_become_a_reason() -> None:
+    stack = (
+        f"load failed: ReplayFailed: {REPLAY_FAILED}: after 'x' it gives token 1 (question 2 of 10).\n\nAt:\n  a.py(1)"
+    )
+    failure = make_load_failure(stack).failure
+    assert (failure.reason, failure.retryable) == ("VerificationFailed", False)
+    assert failure.message.startswith(REPLAY_FAILED) and "At:" not in failure.message
+    other = make_load_failure("out of memory").failure
+    assert (other.reason, other.retryable) == ("EngineLoadFailed", True)
+
+
+def tamper(folder: Path) -> None:
+    """Another answer to the second question."""
+    value = json.loads((folder / GOLDEN_NAME).read_text())
+    value["goldens"][1]["token"] ^= 1
+    (folder / GOLDEN_NAME).write_text(json.dumps(value))
+
+
+@pytest.mark.integration
+def test_a_real_triton_loads_what_passes(verified: Path, tmp_path: Path) -> None:
+    serving = make_assignment().serving
+    server = start_triton(write_repository(tmp_path / "repository", verified, serving), load=("completion",))
+    try:
+        assert "golden questions replayed" in server.log.read_text() or server.process.poll() is None
+    finally:
+        server.stop()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("tampered", [False, True])
+async def test_a_pod_serves_only_what_answers_as_its_checkpoint_does(
+    pod: Pod, store: Store, verified: Path, tampered: bool
+) -> None:
+    for path in verified.iterdir():
+        (store.folder / path.name).write_bytes(path.read_bytes())
+    if tampered:
+        tamper(store.folder)
+    request = PodRequest(assignment=make_assignment(), files=store.files())
+    pod.start_agent()
+    await pod.start_triton()
+    report = await pod.reach(request, PodState.FAILED if tampered else PodState.READY)
+    if tampered:
+        assert report.failure is not None
+        assert (report.failure.reason, report.failure.retryable) == ("VerificationFailed", False)
+        assert report.failure.message.startswith(REPLAY_FAILED)
+        assert not await pod.ready()
+    else:
+        assert await pod.complete()
