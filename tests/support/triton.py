@@ -14,7 +14,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -92,11 +92,13 @@ def start_triton(
     like: ServerPlan | None = None,
     wait: bool = True,
     prefix: tuple[str, ...] = (),
+    backends: Path | None = None,
 ) -> TritonServer:
     """Starts Triton on ``repository`` (explicit model control) and waits until it is live and ``load`` is loaded.
 
     ``like``: the plan of an earlier server, to start one anew on the same ports. ``prefix``: put before the command,
-    e.g. ``("taskset", "-c", "1")``. The log goes to ``log`` (by default triton.log beside the repository).
+    e.g. ``("taskset", "-c", "1")``. ``backends``: another folder of backends than the installation's. The log goes to
+    ``log`` (by default triton.log beside the repository).
 
     Raises:
         AssertionError: it ended, or was not live in 30 s; the message has the end of its log.
@@ -111,7 +113,7 @@ def start_triton(
         exit_timeout_seconds=5,
         load=load,
     )
-    where = installation()
+    where = replace(installation(), backends=backends)
     environment = make_environment(where, {**os.environ, "HOTSTART_SOURCES": os.pathsep.join(SOURCES)})
     log = log or repository.with_name("triton.log")
     with log.open("ab") as output:

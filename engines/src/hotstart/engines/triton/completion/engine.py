@@ -14,16 +14,39 @@ from typing import Any, Protocol
 from hotstart.engines.triton.completion.options import RequestOptions
 
 OnToken = Callable[[int], bool]  # a token's id -> whether to end the generation with it
+Cancelled = Callable[[], bool]
+
+
+def never() -> bool:
+    """Of a generation that nobody cancels."""
+    return False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an engine itself says of one generation; None where it says nothing."""
+
+    queue_ms: float | None = None  # from the engine's receipt to the first time that it worked on it
+    reused_blocks: int | None = None  # of its KV cache, from earlier requests with the same beginning
+
+
+NOTHING_MEASURED = Measured()
 
 
 class Engine(Protocol):
     """Generates tokens. ``generate`` blocks and may be called from as many threads as the engine has workers."""
 
-    def generate(self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken) -> None:
+    def generate(
+        self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken, cancelled: Cancelled = never
+    ) -> Measured:
         """Calls ``on_token`` for each new token, until it returns True, a token ends the text, or the limit is met.
 
-        Tokens that end a text are not handed on. The limit is ``options.max_tokens``.
+        Tokens that end a text are not handed on. The limit is ``options.max_tokens``. An engine that can ends as soon
+        as ``cancelled`` says so; else ``on_token`` ends it with the next token.
         """
+
+    def close(self) -> None:
+        """Ends what it began; no generation runs any more."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +91,12 @@ class CTranslate2Engine:
         give_back_memory()
         self._seeding = threading.Lock()
 
-    def generate(self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken) -> None:
+    def generate(
+        self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken, cancelled: Cancelled = never
+    ) -> Measured:
         if options.seed is None or options.temperature == 0:
             self._run(self._generator, prompt, options, on_token)
-            return
+            return NOTHING_MEASURED
         import ctranslate2
 
         with self._seeding:
@@ -81,6 +106,10 @@ class CTranslate2Engine:
             finally:
                 ctranslate2.set_random_seed(random.getrandbits(32))
                 give_back_memory()
+        return NOTHING_MEASURED
+
+    def close(self) -> None:
+        """Nothing: the generator ends with its last reference."""
 
     def _load(self, inter_threads: int) -> Any:
         import ctranslate2

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hotstart.engines.triton.completion.engine import Engine
+from hotstart.engines.triton.completion.engine import NOTHING_MEASURED, Engine, Measured
 from hotstart.engines.triton.completion.errors import CompletionError
 from hotstart.engines.triton.completion.generation import FinishReason, NextText, TextAssembler
 from hotstart.engines.triton.completion.options import RequestOptions
@@ -47,8 +47,11 @@ class Times:
     ended: float
 
 
-def make_details(reason: FinishReason, prepared: Prepared, tokens: int, times: Times) -> str:
-    """The JSON that the last message carries. Pure."""
+def make_details(
+    reason: FinishReason, prepared: Prepared, tokens: int, times: Times, measured: Measured = NOTHING_MEASURED
+) -> str:
+    """The JSON that the last message carries; what the engine says of itself stands there only if it does. Pure."""
+    said = {"engine_queue_ms": measured.queue_ms, "reused_blocks": measured.reused_blocks}
     return json.dumps(
         {
             "finish_reason": reason,
@@ -58,6 +61,7 @@ def make_details(reason: FinishReason, prepared: Prepared, tokens: int, times: T
             "queue_ms": round((times.started - times.received) * 1000, 2),
             "prefill_ms": round((times.first_token - times.started) * 1000, 2),
             "decode_ms": round((times.ended - times.first_token) * 1000, 2),
+            **{name: value for name, value in said.items() if value is not None},
         }
     )
 
@@ -104,7 +108,11 @@ class CompletionJob:
 
         held: list[str] = []
         try:
-            self.engine.generate(self.prepared.tokens, self.options, on_token)
+            measured = self.engine.generate(self.prepared.tokens, self.options, on_token, cancelled)
+        except CompletionError as error:
+            log.warning("generation refused id=%s error=%s", self.id, error)
+            self._fail(error)
+            return
         except Exception as error:  # whatever an engine raises, the client must hear of it
             log.exception("generation failed id=%s", self.id)
             self._fail(CompletionError(f"the engine failed: {error}"))
@@ -114,7 +122,7 @@ class CompletionJob:
         )
         last = "".join(held) + assembler.flush()
         times = Times(self.received, started, first_token, self.clock())
-        self._finish(reason, last, assembler.tokens, times)
+        self._finish(reason, last, assembler.tokens, times, measured)
 
     def drop(self) -> None:
         now = self.clock()
@@ -123,8 +131,10 @@ class CompletionJob:
     def abandoned(self) -> bool:
         return self.answer.gone()
 
-    def _finish(self, reason: FinishReason, text: str, tokens: int, times: Times) -> None:
-        self.answer.finish(text, make_details(reason, self.prepared, tokens, times))
+    def _finish(
+        self, reason: FinishReason, text: str, tokens: int, times: Times, measured: Measured = NOTHING_MEASURED
+    ) -> None:
+        self.answer.finish(text, make_details(reason, self.prepared, tokens, times, measured))
         self.on_end(Ended(reason, self.clock() - self.received))
 
     def _fail(self, error: CompletionError) -> None:

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from hotstart.engines.triton.completion.engine import CTranslate2Engine, read_facts
+from hotstart.engines.triton.completion.engine import CTranslate2Engine, Engine, EngineFacts, read_facts
+from hotstart.engines.triton.completion.engine_trtllm import MOST_WORKERS, TrtllmEngine
 from hotstart.engines.triton.completion.errors import CompletionError, InvalidRequest
 from hotstart.engines.triton.completion.job import CompletionJob, Ended
 from hotstart.engines.triton.completion.metrics import Metrics
@@ -34,6 +35,7 @@ from hotstart.engines.triton.completion.prompts import make_formatter
 from hotstart.engines.triton.completion.replay import replay
 from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
+from hotstart.engines.triton.trtllm_config import read_build
 from hotstart.exchange.messages import PromptFormat, ServingOptions
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -88,11 +90,9 @@ class TritonPythonModel:
         # In a fim prompt our markers alone may be markers; who writes plain prompts may place them by hand.
         self._tokenizer.encode_special_tokens = self._serving.prompt_format is PromptFormat.FIM
         self._formatter = make_formatter(self._tokenizer, self._serving, facts.bos_id)
-        self._engine = CTranslate2Engine(
-            folder, facts, inter_threads=self._serving.inter_threads, intra_threads=self._serving.intra_threads
-        )
+        self._engine, workers = open_engine(folder, facts, self._serving)
         replay(folder, self._tokenizer, facts.bos_id, self._engine)
-        self._scheduler = Scheduler(self._serving.inter_threads, self._serving.queue_limit)
+        self._scheduler = Scheduler(workers, self._serving.queue_limit)
         self._metrics = Metrics(
             pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms, load=self._scheduler.load
         )
@@ -112,6 +112,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._scheduler.close()
+        self._engine.close()
         self._metrics.close()
 
     def _take(self, request: Any, answer: TritonAnswer, received: float) -> None:
@@ -137,6 +138,14 @@ class TritonPythonModel:
                 on_end=_ignore if request.request_id().startswith(WARM_UP_ID) else self._metrics.ended,
             )
         )
+
+
+def open_engine(folder: Path, facts: EngineFacts, serving: ServingOptions) -> tuple[Engine, int]:
+    """The engine in ``folder``, and how many requests it works on at once."""
+    if facts.runtime == "tensorrt_llm":
+        return TrtllmEngine(pb_utils, facts), min(read_build(folder).batch_size, MOST_WORKERS)
+    threads = serving.inter_threads
+    return CTranslate2Engine(folder, facts, inter_threads=threads, intra_threads=serving.intra_threads), threads
 
 
 def _ignore(ended: Ended) -> None:
