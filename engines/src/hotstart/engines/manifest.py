@@ -44,6 +44,7 @@ class Manifest:
     build_seconds: float = 0.0
     verification: Verification | None = None
     profile: Profile | None = None
+    calibration_failure: str | None = None  # why there is no profile
 
     @property
     def size(self) -> int:

@@ -1,8 +1,8 @@
 """The build's calibration: by a container beside the builder's that has a replica's CPU limit, or in this process.
 
-The builder may use a whole node, a replica may not: so on CPUs a sidecar of the build's pod measures, under the limits of
-a replica. They speak through files in the scratch volume: ``request.json``, ``begun``, ``answer.json``. A calibration
-that fails is no reason to throw a verified engine away: it is stored without a profile, and the manifest says why.
+The builder may use a whole node, a replica may not: so on CPUs a sidecar of the build's pod measures, under a replica's
+limits. They speak through files in the scratch volume: ``request.json``, ``begun``, ``answer.json``. A calibration that
+fails is no reason to throw a verified engine away: it is stored without a profile, and the manifest says why.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class CompletionModelSpec(ApiModel):
             ),
             Rule(
                 "concurrency-fits-batch",
+                "!has(self.scaling.concurrencyPerReplica) || "
                 "self.scaling.concurrencyPerReplica <= self.engine.limits.batchSize",
                 "scaling.concurrencyPerReplica must not be more than engine.limits.batchSize",
                 ".scaling.concurrencyPerReplica",

@@ -138,6 +138,7 @@ class LoadPointStatus(StatusModel):
 
     concurrency: Annotated[int, Field(ge=1, description="Requests at once (requests).")]
     p95_milliseconds: Annotated[int, Field(ge=0, description="P95 of their latency (milliseconds).")]
+    tokens_per_second: Annotated[int, Field(ge=0, description="Tokens that they generate together (tokens/s).")] = 0
 
 
 class VerificationStatus(StatusModel):
@@ -180,6 +181,13 @@ class ProfileStatus(StatusModel):
     ] = ()
     cpus: Annotated[
         str, Field(max_length=16, description="CPUs that it was measured with (cores); empty for engines of GPUs.")
+    ] = ""
+    inter_threads: Annotated[
+        int, Field(ge=1, description="Sequences that were worked on at once, ctranslate2 only (threads).")
+    ] = 1
+    intra_threads: Annotated[int, Field(ge=1, description="Threads for each of them, ctranslate2 only (threads).")] = 1
+    noise: Annotated[
+        str, Field(max_length=24, description="Largest difference between repeated sweeps, and the tolerance.")
     ] = ""
     repeatability: Annotated[
         Repeatability, Field(description="Noisy: repeated sweeps differed by more than the tolerance.")

@@ -60,14 +60,15 @@ class Scaling(ApiModel):
     min_replicas: Annotated[int, Field(ge=0, le=1000, description="Fewest replicas in mode SLO (pods).")] = 1
     max_replicas: Annotated[int, Field(ge=1, le=1000, description="Most replicas in mode SLO (pods).")] = 1
     concurrency_per_replica: Annotated[
-        int,
+        int | None,
         Field(
             ge=1,
             le=4096,
-            description="Requests that one replica works on at once while it holds the SLO (requests); demand is "
-            "measured against it, and the router sends a pod no more.",
+            description="Requests that one replica holds at once within the SLO (requests), in place of what its "
+            "engine's calibration says; demand is measured against it, and the router sends a pod no more. Leave it "
+            "out: without it the calibrated figure counts, and 1 where there is none.",
         ),
-    ] = 1
+    ] = None
     scale_down_stabilization: Annotated[
         Duration,
         make_duration_schema(

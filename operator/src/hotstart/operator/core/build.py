@@ -14,6 +14,7 @@ from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
 from hotstart.operator.api.engine import EnginePhase
 from hotstart.operator.core.backoff import JOB_RETRYABLE
+from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, make_conditions
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job
@@ -78,6 +79,8 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
     old, manifest = view.engine.status, stored.manifest
     attempts = max((old.attempts, *(job.attempt + 1 for job in view.jobs)))
     message = f"The engine stands whole in the store: {len(manifest.files)} files, {manifest.size} bytes."
+    if manifest.calibration_failure:
+        message += f" It has no profile: {manifest.calibration_failure}."[:400]
     verdicts = (
         Verdict(ConditionType.READY, True, Reason.ENGINE_STORED, message),
         Verdict(ConditionType.PROGRESSING, False, Reason.UP_TO_DATE, ""),
@@ -95,6 +98,7 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         attempts=attempts,
         built_at=built_at,
         build_seconds=round(manifest.build_seconds),
+        profile=None if manifest.profile is None else make_profile_status(manifest.profile),
     )
     return EnginePlan(status, obsolete=tuple(job for job in view.jobs if job.failed))
 

@@ -12,16 +12,19 @@ from hotstart.operator.core.workload import has_failed, is_serving
 
 
 def make_route(
-    model: CompletionModel, pods: Iterable[PodFacts], *, created: int, reason: str, now: float
+    model: CompletionModel, pods: Iterable[PodFacts], *, cap: int, created: int, reason: str, now: float
 ) -> ModelRoute:
-    """The model's route. ``reason`` is why it does not serve; ``created`` is in seconds since the epoch."""
+    """The model's route. ``cap``: most requests that a pod is sent at once (``capacity.Capacity``).
+
+    ``reason`` is why it does not serve; ``created`` is in seconds since the epoch.
+    """
     spec = model.spec
     pods = [pod for pod in pods if not pod.deleting and pod.role != ROLE_DRAINING]
     endpoints = tuple(
         Endpoint(
             pod=pod.name,
             address=f"{bracket(pod.ip)}:{PORT_TRITON_GRPC}",
-            cap=spec.scaling.concurrency_per_replica,
+            cap=cap,
         )
         for pod in sorted(pods, key=lambda pod: pod.name)
         if is_serving(pod, now)

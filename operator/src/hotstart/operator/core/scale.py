@@ -1,8 +1,9 @@
 """The scaling decision: window + state + spec + now -> decision with a reason, and the next state. Pure.
 
-Demand is work: requests at pods and in the queue, as integrals over seconds, against `concurrencyPerReplica`. A short
-window finds the burst, a long one the trend. Latency is the trim and not the signal: it is flat until saturation and
-then too late. Up at once and as far as needed; down slowly, one step at a time; no data is Hold, never zero.
+Demand is work: requests at pods and in the queue, as integrals over seconds, against what one replica holds within the
+SLO (`core.capacity`). A short window finds the burst, a long one the trend. Latency is the trim and not the signal: it is
+flat until saturation and then too late. Up at once and as far as needed; down slowly, one step at a time; no data is
+Hold, never zero.
 The same function replays traces in tests and simulations.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from hotstart.operator.api import CompletionModelSpec, Reason
 from hotstart.operator.api.scaling import ScalingMode
+from hotstart.operator.core.capacity import Capacity, decide_capacity
 from hotstart.operator.core.window import Window, measure_latency
 
 BURST_SECONDS = 6
@@ -21,7 +23,7 @@ BURST_PEAKS = 2  # mean of so many busiest seconds of the burst window: one lone
 TREND_SECONDS = 60
 LATENCY_SECONDS = 30
 LATENCY_SAMPLES = 20
-TARGET_UTILISATION = 0.8  # of concurrencyPerReplica; the rest takes what arrives within a second
+TARGET_UTILISATION = 0.8  # of a replica's capacity; the rest takes what arrives within a second
 TRIM_UTILISATION = 0.6  # below it, slow completions are not for want of replicas
 STEP_DOWN_SECONDS = 5.0
 TRIM_SECONDS = 15.0  # between two trims: the last one must have had its effect
@@ -94,6 +96,7 @@ class ScaleView:
     """All that a policy looks at. ``wanted`` is what demand asks for, within the bounds."""
 
     spec: CompletionModelSpec
+    capacity: Capacity
     fleet: Fleet
     demand: Demand
     fresh: bool
@@ -114,7 +117,7 @@ class ScaleView:
     @property
     def utilisation(self) -> float:
         """Demand over what the ready replicas hold."""
-        return self.demand.peak / max(1, self.fleet.ready * self.spec.scaling.concurrency_per_replica)
+        return self.demand.peak / max(1, self.fleet.ready * self.capacity.concurrency)
 
     def decide(self, replicas: int, reason: Reason, message: str) -> ScaleDecision:
         """A decision with the inputs of this view."""
@@ -123,7 +126,7 @@ class ScaleView:
             "burst": f"{demand.burst:.2f} requests",
             "trend": f"{demand.trend:.2f} requests",
             "queued": f"{demand.queued:.2f} requests",
-            "concurrencyPerReplica": f"{self.spec.scaling.concurrency_per_replica} requests",
+            "concurrencyPerReplica": self.capacity.describe(),
             "ready": f"{self.fleet.ready} pods",
             "coming": f"{self.fleet.coming} pods",
         }
@@ -166,7 +169,7 @@ def demand_above(view: ScaleView) -> ScaleDecision | None:
     """Up at once, as far as demand asks."""
     if view.wanted <= view.fleet.current:
         return None
-    demand, each = view.demand, view.spec.scaling.concurrency_per_replica
+    demand, each = view.demand, view.capacity.concurrency
     reason = Reason.REQUESTS_WAITING if demand.queued > view.fleet.ready * each else Reason.DEMAND_ROSE
     message = (
         f"{demand.peak:.1f} requests in work or waiting, {each} to a replica at {TARGET_UTILISATION:.0%}: "
@@ -178,8 +181,13 @@ def demand_above(view: ScaleView) -> ScaleDecision | None:
 
 
 def latency_above(view: ScaleView) -> ScaleDecision | None:
-    """One replica more where the percentile breaks the SLO, enough samples say so, and the replicas are busy."""
+    """One replica more where the percentile breaks the SLO, enough samples say so, and the replicas are busy.
+
+    Not where a lone request already takes longer than the SLO: no number of replicas makes it faster.
+    """
     demand, slo = view.demand, view.spec.slo.latency.milliseconds
+    if view.capacity.lone_misses:
+        return None
     enough = demand.samples >= LATENCY_SAMPLES and view.utilisation >= TRIM_UTILISATION
     if demand.p95 is None or demand.p95 <= slo or not enough or view.fleet.current >= view.high:
         return None
@@ -209,8 +217,9 @@ def demand_below(view: ScaleView) -> ScaleDecision | None:
 
 def at_target(view: ScaleView) -> ScaleDecision | None:
     """Nothing to do; at the maximum under more load, that is said."""
-    if view.fleet.current == view.high and unbounded_want(view.demand, view.spec) > view.high:
-        message = f"Demand asks for {unbounded_want(view.demand, view.spec)} replicas; maxReplicas is {view.high}."
+    unbounded = unbounded_want(view.demand, view.capacity)
+    if view.fleet.current == view.high and unbounded > view.high:
+        message = f"Demand asks for {unbounded} replicas; maxReplicas is {view.high}."
         return view.decide(view.fleet.current, Reason.AT_MAXIMUM, message)
     return view.decide(view.fleet.current, Reason.HOLD_AT_TARGET, "The replicas fit the demand.")
 
@@ -227,28 +236,34 @@ POLICIES: tuple[Callable[[ScaleView], ScaleDecision | None], ...] = (
 )
 
 
-def unbounded_want(demand: Demand, spec: CompletionModelSpec) -> int:
+def unbounded_want(demand: Demand, capacity: Capacity) -> int:
     """Replicas for that demand, bounds aside."""
-    each = spec.scaling.concurrency_per_replica * TARGET_UTILISATION
+    each = capacity.concurrency * TARGET_UTILISATION
     if demand.peak < 0.01:
         return 0
     return max(1, math.ceil(round(demand.peak / each, 6)))
 
 
 def decide_scale(
-    window: Window, state: ScaleState, spec: CompletionModelSpec, fleet: Fleet, now: float
+    window: Window,
+    state: ScaleState,
+    spec: CompletionModelSpec,
+    fleet: Fleet,
+    now: float,
+    capacity: Capacity | None = None,
 ) -> tuple[ScaleDecision, ScaleState]:
-    """The decision of the first policy that applies, and what to remember.
+    """The decision of the first policy that applies, and what to remember. ``capacity`` None: nothing is calibrated.
 
     In mode External the decision is advice only; the caller writes nothing.
     """
+    capacity = decide_capacity(spec, None) if capacity is None else capacity
     demand = measure_demand(window, spec.slo.percentile, now)
     scaling, fresh = spec.scaling, window.is_fresh(now)
-    wanted = min(scaling.max_replicas, max(scaling.min_replicas, unbounded_want(demand, spec)))
+    wanted = min(scaling.max_replicas, max(scaling.min_replicas, unbounded_want(demand, capacity)))
     since = (state.since if state.since is not None else now) if fresh else None
     wants = remember(state.wants, wanted, scaling.scale_down_stabilization.seconds, now) if fresh else {}
     state = replace(state, since=since, wants=wants)
-    view = ScaleView(spec, fleet, demand, fresh, wanted, state, now)
+    view = ScaleView(spec, capacity, fleet, demand, fresh, wanted, state, now)
     decision = next(found for policy in POLICIES if (found := policy(view)) is not None)
     if decision.reason is Reason.DEMAND_FELL:
         state = replace(state, stepped_down=now)

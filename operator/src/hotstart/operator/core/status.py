@@ -11,7 +11,9 @@ from hotstart.operator.api import (
     Duration,
     Engine,
 )
+from hotstart.operator.api.engine import ProfileStatus
 from hotstart.operator.api.status import EngineReference, LatencyStatus
+from hotstart.operator.core.capacity import decide_capacity
 from hotstart.operator.core.cold_start import measure_cold_start
 from hotstart.operator.core.conditions import Verdict, failed_verdict, make_conditions, ready_verdict
 from hotstart.operator.core.facts import PodFacts
@@ -19,6 +21,7 @@ from hotstart.operator.core.model import ModelPlan, ModelView
 from hotstart.operator.core.plan import FIRST_STEP, make_plan
 from hotstart.operator.core.service_manifests import selector_text
 from hotstart.operator.core.verdicts import (
+    judge_attainable,
     judge_endpoint,
     judge_engine,
     judge_health,
@@ -100,7 +103,7 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
         ready_verdict(parts),
         *parts,
         judge_slo(model, latency),
-        judge_attainable(),
+        judge_attainable(model, decide_capacity(model.spec, serving_profile(view, plan))),
         judge_scaling(model, view.decision),
         judge_metrics(view.window, view.routers, view.now),
         judge_progress(model, engine, workload, live, desired),
@@ -108,9 +111,12 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
     )
 
 
-def judge_attainable() -> Verdict:
-    """SLOAttainable: Unknown, for no engine is calibrated in this release."""
-    return Verdict(ConditionType.SLO_ATTAINABLE, None, "NotMeasured", "No lone request of this engine was measured.")
+def serving_profile(view: ModelView, plan: ModelPlan) -> ProfileStatus | None:
+    """What calibration measured of the engine that replicas are made with, or are to be."""
+    progress = plan.progress
+    target = progress.target
+    engine = progress.engine if target is None else find_engine(view.engines, target.engine_name)
+    return None if engine is None else engine.status.profile
 
 
 def serving_engine(view: ModelView, plan: ModelPlan, serving: list[PodFacts]) -> EngineReference | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Management
+from hotstart.operator.core.capacity import Capacity
 from hotstart.operator.core.conditions import Verdict, failed_verdict, find_condition
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.jobs import Failure, read_trouble
@@ -107,6 +108,19 @@ def judge_slo(model: CompletionModel, latency: Latency) -> Verdict:
     if latency.value <= slo.latency.milliseconds:
         return Verdict(kind, True, Reason.WITHIN_SLO, text)
     return Verdict(kind, False, Reason.ABOVE_SLO, text)
+
+
+def judge_attainable(model: CompletionModel, capacity: Capacity) -> Verdict:
+    """SLOAttainable: whether one request alone meets the SLO, by the engine's calibration."""
+    kind, slo = ConditionType.SLO_ATTAINABLE, model.spec.slo.latency.milliseconds
+    if capacity.lone_ms is None:
+        text = f"{capacity.misfit[:1].upper()}{capacity.misfit[1:]}: a replica is taken to hold {capacity.describe()}."
+        return Verdict(kind, None, Reason.NOT_MEASURED, text)
+    size = f"{model.spec.engine.limits.input_tokens} + {model.spec.serving.max_new_tokens} tokens"
+    lone = f"A lone request of {size} takes {capacity.lone_ms:.0f} ms, the SLO is {slo} ms"
+    if capacity.lone_misses:
+        return Verdict(kind, False, Reason.LONE_REQUEST_MISSES_SLO, f"{lone}: more replicas will not help.")
+    return Verdict(kind, True, Reason.ATTAINABLE, f"{lone}; a replica holds {capacity.describe()}.")
 
 
 def step(milliseconds: float) -> int:

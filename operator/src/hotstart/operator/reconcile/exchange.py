@@ -42,7 +42,7 @@ from hotstart.operator.core.window import add_seconds
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.engine import namespace_uid
 from hotstart.operator.reconcile.memory import Heard, Memory
-from hotstart.operator.reconcile.model import gather_pods
+from hotstart.operator.reconcile.model import gather_capacity, gather_pods
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Agents, Clock, Cluster, Store
 from hotstart.operator.reconcile.work_queue import WorkQueue
@@ -248,7 +248,8 @@ class Exchange:
             place = (model.metadata.namespace, model.metadata.name)
             facts = gather_pods(by_model.get(place, ()), self.memory.reports)
             created = int(seconds_of(model.metadata.creation_timestamp) or 0)
-            routes.append(make_route(model, facts, created=created, reason=why_not(model), now=now))
+            cap = gather_capacity(self.observed, model).cap
+            routes.append(make_route(model, facts, cap=cap, created=created, reason=why_not(model), now=now))
         self._publish_routes(tuple(routes), serving)
 
     def _publish_routes(self, routes: tuple[ModelRoute, ...], serving: Iterable[dict[str, Any]]) -> None:

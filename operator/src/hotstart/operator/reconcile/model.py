@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hotstart.operator.api import CompletionModel, Engine, Reason
+from hotstart.operator.core.capacity import Capacity, decide_capacity
 from hotstart.operator.core.diff import diff_merge
 from hotstart.operator.core.errors import Forbidden, HotstartError, Refused
 from hotstart.operator.core.events import EventNote, note_changes
@@ -210,6 +211,19 @@ def gather_engines(observed: Observed, namespace: str) -> tuple[Engine, ...]:
         except ValidationError as error:
             log.warning("engine unreadable namespace=%s name=%s error=%s", namespace, raw["metadata"]["name"], error)
     return tuple(engines)
+
+
+def gather_capacity(observed: Observed, model: CompletionModel) -> Capacity:
+    """What a replica of the model holds, by the profile of the engine that its status names."""
+    reference = model.status.engine
+    name = "" if reference is None else reference.name
+    raw = observed.get("Engine", model.metadata.namespace, name) if name else None
+    try:
+        engine = None if raw is None else Engine.from_api(raw)
+    except ValidationError as error:
+        log.warning("engine unreadable namespace=%s name=%s error=%s", model.metadata.namespace, name, error)
+        engine = None
+    return decide_capacity(model.spec, None if engine is None else engine.status.profile)
 
 
 def gather_build_jobs(observed: Observed, namespace: str, engine: str) -> tuple[JobFacts, ...]:

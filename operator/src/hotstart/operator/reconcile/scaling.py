@@ -15,7 +15,7 @@ from hotstart.operator.core.model import to_decision
 from hotstart.operator.core.scale import Fleet, ScaleDecision, decide_scale, is_external
 from hotstart.operator.core.workload import has_failed, is_serving
 from hotstart.operator.reconcile.memory import Memory, ModelMemory
-from hotstart.operator.reconcile.model import gather_pods
+from hotstart.operator.reconcile.model import gather_capacity, gather_pods
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Clock, Cluster, Events
 from hotstart.operator.reconcile.work_queue import WorkQueue
@@ -55,7 +55,8 @@ class Scaler:
         meta, now = model.metadata, self.clock.now()
         memory = self.memory.of(meta.namespace, meta.name, meta.uid)
         fleet = self._gather_fleet(model)  # 1
-        decision, state = decide_scale(memory.window, memory.scale, model.spec, fleet, now)  # 2
+        capacity = gather_capacity(self.observed, model)
+        decision, state = decide_scale(memory.window, memory.scale, model.spec, fleet, now, capacity)  # 2
         paused = model.spec.management is Management.PAUSED
         changes = decision.replicas != fleet.current
         if changes and not paused and not is_external(model.spec):
