@@ -16,7 +16,7 @@ from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuiltFile, PodReport, PodState, RouterReport
 from hotstart.operator.api import CompletionModelSpec, Engine
 from hotstart.operator.core.diff import covers
-from hotstart.operator.core.errors import Conflict, HotstartError, Retryable
+from hotstart.operator.core.errors import Conflict, Forbidden, HotstartError, Retryable
 from hotstart.operator.core.revision import Images
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.engine import EngineReconciler
@@ -70,6 +70,7 @@ class FakeCluster:
         self.attempts = 0
         self.fail_at: dict[int, BaseException] = {}
         self.watchers: list = []
+        self.forbidden: set[tuple[str, str]] = set()  # kind and namespace ('' is all) that may not be listed
         self._versions = itertools.count(100)
         self._uids = itertools.count(1)
         self.create_now("Namespace", {"metadata": {"name": NAMESPACE}})
@@ -125,7 +126,9 @@ class FakeCluster:
 
     # ---- the port
 
-    async def list(self, kind, *, namespace="", labels=""):
+    async def list(self, kind, *, namespace="", labels="", fields=""):
+        if (kind, namespace) in self.forbidden:
+            raise Forbidden(f"{kind} may not be listed", "AccessDenied")
         return tuple(obj for obj in self.all(kind) if not namespace or obj["metadata"].get("namespace") == namespace)
 
     async def get(self, kind, namespace, name):

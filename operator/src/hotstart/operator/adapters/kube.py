@@ -59,17 +59,19 @@ class KubeCluster:
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
 
-    async def list(self, kind: str, *, namespace: str = "", labels: str = "") -> tuple[dict[str, Any], ...]:
+    async def list(
+        self, kind: str, *, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> tuple[dict[str, Any], ...]:
         """All objects of a kind; each with its kind, which lists leave out."""
-        return (await self.list_at_version(kind, namespace=namespace, labels=labels))[0]
+        return (await self.list_at_version(kind, namespace=namespace, labels=labels, fields=fields))[0]
 
     async def list_at_version(
-        self, kind: str, *, namespace: str = "", labels: str = ""
+        self, kind: str, *, namespace: str = "", labels: str = "", fields: str = ""
     ) -> tuple[tuple[dict[str, Any], ...], int]:
         """All objects of a kind, page by page, and the resource version of the list."""
         place, found, token = KINDS[kind], [], ""
         while True:
-            query = {"limit": str(PAGE), "labelSelector": labels, "continue": token}
+            query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": token}
             page = await self.request("GET", place.path(namespace), query=query)
             assert page is not None
             found += [{**item, "kind": kind, "apiVersion": place.api_version} for item in page.get("items") or ()]

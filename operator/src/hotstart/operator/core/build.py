@@ -13,13 +13,21 @@ from hotstart.engines.manifest import Manifest, manifest_sha256
 from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
 from hotstart.operator.api.engine import EnginePhase
+from hotstart.operator.core.accelerators import (
+    GpuVerdict,
+    decide_accelerator,
+    explain_unschedulable,
+    make_gpu_need,
+)
 from hotstart.operator.core.backoff import JOB_RETRYABLE
 from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, make_conditions
 from hotstart.operator.core.facts import JobFacts
+from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job
 
-PERCENT_STEP_SECONDS = 1.0
+GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
+CONVERT_STEP = "convert"  # the init container that needs no GPU
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,10 @@ class StoredEngine:
 
 @dataclass(frozen=True)
 class EngineView:
-    """All that is known of one engine. ``checkpoint_wanted``: a model wants it now; ``secret`` is that model's."""
+    """All that is known of one engine. ``wanted``: a model wants it now; ``secret`` is that model's.
+
+    ``fleet`` is None where nobody looked for GPUs: the engine is of a CPU, or stands in the store.
+    """
 
     engine: Engine
     jobs: tuple[JobFacts, ...]
@@ -42,6 +53,7 @@ class EngineView:
     report: BuildReport | None
     wanted: bool
     secret: str
+    fleet: GpuFleet | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def decide_engine(view: EngineView, now: float) -> EnginePlan:
         last, secret=view.secret, fallback=Reason.BUILD_FAILED, what="the build of the engine", now=now
     )
     if isinstance(outcome, Running):
-        return decide_building(view, outcome, now)
+        return decide_building(view, last, outcome, now)
     if isinstance(outcome, Failed):
         return decide_failed(view, last, outcome.failure, now)
     return decide_lost(view, last, outcome, now)
@@ -108,9 +120,20 @@ def decide_missing(view: EngineView, now: float) -> EnginePlan:
     if not view.wanted:
         failure = Failure(Reason.PENDING, "It is not in the store, and is built once a model wants it.", True)
         return EnginePlan(make_engine_status(view, report_failure(failure, progressing=False), now, phase=None))
-    building = Failure(Reason.BUILD_QUEUED, "The build is about to start.", True)
-    verdicts = report_failure(building, progressing=True)
-    return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), start=next_attempt(view))
+    verdict = judge_gpus(view)
+    queued = Failure(Reason.BUILD_QUEUED, "The build is about to start.", True)
+    verdicts = report_failure(queued if verdict is None else verdict.failure, progressing=True)
+    status = make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING)
+    if verdict is not None and verdict.blocks:
+        return EnginePlan(status, check_in=GPU_LOOK_SECONDS)
+    return EnginePlan(status, start=next_attempt(view))
+
+
+def judge_gpus(view: EngineView) -> GpuVerdict | None:
+    """Why no GPU can be had for the build now; None where one can, or none is needed."""
+    spec = view.engine.spec
+    need = make_gpu_need(spec.accelerator, spec.recipe.tensor_parallel)
+    return None if need is None or view.fleet is None else decide_accelerator(need, view.fleet)
 
 
 def next_attempt(view: EngineView) -> int:
@@ -118,16 +141,13 @@ def next_attempt(view: EngineView) -> int:
     return max((view.engine.status.attempts, *(job.attempt + 1 for job in view.jobs)))
 
 
-def decide_building(view: EngineView, outcome: Running, now: float) -> EnginePlan:
+def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: float) -> EnginePlan:
     """Under way: the builder's own progress, or what holds it up."""
     report = view.report
     if outcome.trouble is not None:
-        verdicts = report_failure(outcome.trouble, progressing=True)
-        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), check_in=3.0)
+        return decide_held_up(view, last, outcome.trouble, now)
     if report is None:
-        failure = Failure(Reason.ENGINE_BUILDING, "The build's pod is starting.", True)
-        verdicts = report_failure(failure, progressing=True)
-        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), check_in=3.0)
+        return decide_starting(view, last, now)
     if report.phase is BuildPhase.FAILED and report.failure is not None:
         failure = Failure(report.failure.reason, with_tail(report), report.failure.retryable)
         verdicts = report_failure(failure, progressing=report.failure.retryable)
@@ -137,6 +157,27 @@ def decide_building(view: EngineView, outcome: Running, now: float) -> EnginePla
     eta = None if report.eta_seconds is None else max(0, round(report.eta_seconds))
     status = status.model_copy(update={"percent": max(0, min(100, report.percent)), "eta_seconds": eta})
     return EnginePlan(status, check_in=3.0)
+
+
+def decide_held_up(view: EngineView, last: JobFacts, trouble: Failure, now: float) -> EnginePlan:
+    """The pod does not come to run; for want of a GPU, where the scheduler says so."""
+    said = None if last.pod is None else explain_unschedulable(last.pod.trouble, judge_gpus(view))
+    verdicts = report_failure(said or trouble, progressing=True)
+    return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), check_in=3.0)
+
+
+def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
+    """The pod says nothing yet: it waits for a node, which may have no free GPU, or converts before it builds."""
+    pod, phase = last.pod, EnginePhase.PENDING
+    verdict = judge_gpus(view) if pod is None or not pod.node else None
+    failure = Failure(Reason.ENGINE_BUILDING, "The build's pod is starting.", True)
+    if verdict is not None:
+        failure = verdict.failure
+    elif pod is not None and pod.step == CONVERT_STEP:
+        failure = Failure(Reason.ENGINE_BUILDING, "The checkpoint is being converted, without a GPU.", True)
+        phase = EnginePhase.CONVERTING
+    verdicts = report_failure(failure, progressing=True)
+    return EnginePlan(make_engine_status(view, verdicts, now, phase=phase), check_in=3.0)
 
 
 def with_tail(report: BuildReport) -> str:
@@ -157,6 +198,11 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
     if not view.wanted:
         return EnginePlan(status)
     if now >= due:
+        verdict = judge_gpus(view)
+        if verdict is not None and verdict.blocks:
+            verdicts = report_failure(verdict.failure, progressing=True)
+            status = make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
+            return EnginePlan(status, check_in=GPU_LOOK_SECONDS)
         return EnginePlan(status, start=next_attempt(view), obsolete=find_obsolete(view.jobs))
     return EnginePlan(status, check_in=due - now)
 

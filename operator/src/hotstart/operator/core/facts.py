@@ -44,18 +44,25 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a container ended; ``message`` is its termination message or the tail of its log."""
+    """How a container ended; ``message`` is its termination message or the tail of its log.
+
+    ``memory`` is what the container may use, or asked for, such as ``40Gi``; '' where neither is said.
+    """
 
     container: str
     code: int
     reason: str
     message: str
     finished: float | None
+    memory: str = ""
 
 
 @dataclass(frozen=True)
 class PodFacts:
-    """One pod. Times are seconds since the epoch."""
+    """One pod. Times are seconds since the epoch.
+
+    ``step`` is the init container that runs now; ``evicted`` is the kubelet's word where it took the pod off its node.
+    """
 
     name: str
     namespace: str
@@ -83,6 +90,8 @@ class PodFacts:
     assignment: PodAssignment | None
     report: PodReport | None = None
     report_at: float | None = None
+    step: str = ""
+    evicted: str = ""
 
     def is_fresh(self, now: float) -> bool:
         """Whether the agent's report speaks of now."""
@@ -128,10 +137,12 @@ def make_pod_facts(pod: Object, report: PodReport | None = None, report_at: floa
         draining_since=number_in(annotations, ANNOTATION_DRAINING_SINCE),
         restarts=sum(c.get("restartCount", 0) for c in container_statuses(status)),
         trouble=find_trouble(status, conditions),
-        exit=find_exit(status),
+        exit=find_exit(status, pod.get("spec", {})),
         assignment=read_assignment(annotations.get(ANNOTATION_ASSIGNMENT, "")),
         report=report,
         report_at=report_at,
+        step=find_step(status, pod.get("spec", {})),
+        evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
     )
 
 
@@ -163,9 +174,30 @@ def find_trouble(status: Object, conditions: Mapping[str, Object]) -> Trouble | 
     return None
 
 
-def find_exit(status: Object) -> Exit | None:
-    """How a container ended last, the one that failed before one that did not."""
+def find_step(status: Object, spec: Object) -> str:
+    """The init container that runs and is to end; '' where none does."""
+    ending = {c["name"] for c in spec.get("initContainers", ()) if c.get("restartPolicy") != "Always"}
+    running = (c["name"] for c in status.get("initContainerStatuses", ()) if "running" in c.get("state", {}))
+    return next((name for name in running if name in ending), "")
+
+
+def find_memory(spec: Object, container: str) -> str:
+    """Memory that a container may use, else what it asked for."""
+    for each in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        if each.get("name") == container:
+            said = each.get("resources", {})
+            return str(said.get("limits", {}).get("memory") or said.get("requests", {}).get("memory") or "")
+    return ""
+
+
+def find_exit(status: Object, spec: Object) -> Exit | None:
+    """How a container ended last, the one that failed before one that did not.
+
+    A sidecar is ended with its pod, so how is of no interest once the pod is done.
+    """
     exits = []
+    done = status.get("phase") in ("Succeeded", "Failed")
+    sidecars = {c["name"] for c in spec.get("initContainers", ()) if c.get("restartPolicy") == "Always"}
     for container in container_statuses(status):
         ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
         if ended:
@@ -176,9 +208,11 @@ def find_exit(status: Object) -> Exit | None:
                     reason=ended.get("reason", ""),
                     message=(ended.get("message") or "").strip(),
                     finished=seconds_of(ended.get("finishedAt")),
+                    memory=find_memory(spec, container.get("name", "")),
                 )
             )
-    return max(exits, key=lambda found: (found.code != 0, found.finished or 0.0), default=None)
+    own = [found for found in exits if found.container not in sidecars] if done else exits
+    return max(own or exits, key=lambda found: (found.code != 0, found.finished or 0.0), default=None)
 
 
 def read_assignment(text: str) -> PodAssignment | None:

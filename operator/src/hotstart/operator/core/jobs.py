@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hotstart.operator.api import Reason
-from hotstart.operator.core.facts import Exit, JobFacts, Trouble
+from hotstart.operator.core.facts import Exit, JobFacts, PodFacts, Trouble
 
 EXIT_TERMINAL = 64
+EXIT_KILLED = 137  # SIGKILL: but for a deletion it is the kernel's, for want of memory
 NO_POD_AFTER_SECONDS = 8.0
 
 
@@ -97,18 +98,38 @@ def read_exit(ended: Exit, *, fallback: str, what: str) -> Failure:
     said = read_failure(ended.message)
     if said is not None:
         return Failure(said.reason, said.message, said.retryable and ended.code != EXIT_TERMINAL, ended.finished or 0.0)
-    if ended.reason == "OOMKilled":
-        message = f"{what.capitalize()} was killed for memory: it needs a node with more, or a smaller model."
-        return Failure(fallback, message, True, ended.finished or 0.0)
+    if ended.reason == "OOMKilled" or ended.code == EXIT_KILLED:
+        return Failure(Reason.OUT_OF_MEMORY, say_killed(ended, what), True, ended.finished or 0.0)
     tail = " | ".join(ended.message.splitlines()[-3:])[-400:]
     message = f"{what.capitalize()} ended with code {ended.code} ({ended.reason or 'Error'}) and no report"
     return Failure(fallback, f"{message}: {tail}" if tail else f"{message}.", True, ended.finished or 0.0)
+
+
+def say_killed(ended: Exit, what: str) -> str:
+    """A container that was killed for memory: which, with how much, and what to do."""
+    sure = "was killed for memory" if ended.reason == "OOMKilled" else "was killed, most likely for memory"
+    had = f", which had {ended.memory}" if ended.memory else ""
+    remedy = "it needs a node with more memory, a quantized engine or a smaller model"
+    return f"{what.capitalize()} {sure} (exit {ended.code}, container {ended.container}{had}): {remedy}."
+
+
+def read_eviction(pod: PodFacts, *, fallback: str, what: str) -> Failure:
+    """A pod that the kubelet took off its node: for its disk, for memory, or for something else."""
+    text, at = pod.evicted.rstrip("."), (0.0 if pod.exit is None else pod.exit.finished or 0.0)
+    said = f"{what.capitalize()} was evicted from node {pod.node}: {text}."
+    if "ephemeral" in text or "EmptyDir" in text or "emptyDir" in text or "disk" in text:
+        return Failure(Reason.DISK_FULL, f"{said} It needs a node with more free disk for emptyDir volumes.", True, at)
+    if "memory" in text:
+        return Failure(Reason.OUT_OF_MEMORY, f"{said} It needs a node with more free memory.", True, at)
+    return Failure(fallback, said, True, at)
 
 
 def decide_outcome(job: JobFacts, *, secret: str, fallback: str, what: str, now: float) -> Outcome:
     """What the Job came to, from its pod first: the Job's own status comes seconds later."""
     pod = job.pod
     ended = None if pod is None else pod.exit
+    if pod is not None and pod.evicted and pod.phase == "Failed":
+        return Failed(read_eviction(pod, fallback=fallback, what=what))
     if ended is not None and pod is not None and (pod.phase in ("Succeeded", "Failed") or job.failed or job.complete):
         if ended.code != 0:
             return Failed(name_secret(read_exit(ended, fallback=fallback, what=what), secret))

@@ -14,6 +14,7 @@ from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, d
 from hotstart.operator.core.diff import diff_merge
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.events import EventNote, note_changes
+from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.job_manifests import make_build_job
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.model import is_stored
@@ -21,6 +22,7 @@ from hotstart.operator.core.recipe import find_wanted_engine, make_serving_optio
 from hotstart.operator.core.revision import Images
 from hotstart.operator.core.writes import Create, Delete, Write
 from hotstart.operator.reconcile.apply import apply_writes
+from hotstart.operator.reconcile.gpus import gather_gpus
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.model import gather_build_jobs
 from hotstart.operator.reconcile.observed import Key, Observed
@@ -98,7 +100,14 @@ class EngineReconciler:
             report=report if running else None,
             wanted=wanting is not None,
             secret="" if wanting is None else wanting.checkpoint.secret_name or "",
+            fleet=await self._gather_gpus(engine, wanted=wanting is not None and stored is None),
         )
+
+    async def _gather_gpus(self, engine: Engine, *, wanted: bool) -> GpuFleet | None:
+        """The GPUs of the cluster, where the engine has to be built with one."""
+        if engine.spec.accelerator is None or not wanted:
+            return None
+        return await gather_gpus(self.cluster, self.clock, self.observed, self.memory)
 
     async def _look_up(self, engine: Engine) -> tuple[StoredEngine | None, Failure | None]:
         """The engine in the store, or why that cannot be told."""

@@ -5,11 +5,13 @@ All of it is rebuilt from the cluster, from the agents' buffers, or from status,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hotstart.exchange.messages import BuildReport, PodReport
 from hotstart.operator.api.status import Decision
+from hotstart.operator.core.gpu_fleet import GpuPod
 from hotstart.operator.core.scale import ScaleDecision, ScaleState
 from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.window import Window
@@ -50,6 +52,9 @@ class Memory:
     routers: dict[tuple[str, str], RouterFacts] = field(default_factory=dict)  # by model
     router_total: int = 0
     namespaces: dict[str, str] = field(default_factory=dict)  # UIDs by name
+    gpu_pods: dict[str, GpuPod] = field(default_factory=dict)  # by UID, as last listed
+    gpus_listed_at: float = -math.inf
+    gpus_whole: bool = True  # whether pods of all namespaces were listed
 
     def of(self, namespace: str, name: str, uid: str) -> ModelMemory:
         """A model's memory; a new one where another object has taken its name."""

@@ -28,8 +28,10 @@ class Clock(Protocol):
 class Cluster(Protocol):
     """The API server. Objects are plain JSON. Raises Conflict, Forbidden, Refused or Retryable of core.errors."""
 
-    async def list(self, kind: str, *, namespace: str = "", labels: str = "") -> tuple[dict[str, Any], ...]:
-        """All objects of a kind, in one namespace or in all."""
+    async def list(
+        self, kind: str, *, namespace: str = "", labels: str = "", fields: str = ""
+    ) -> tuple[dict[str, Any], ...]:
+        """All objects of a kind, in one namespace or in all; ``labels`` and ``fields`` are selectors."""
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """One object; None where there is none."""
