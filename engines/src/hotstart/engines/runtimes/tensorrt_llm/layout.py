@@ -116,7 +116,7 @@ def _lm_head(facts: MptFacts, ranks: int, rank: int) -> Iterator[Target]:
     """The embedding's rows of this rank; rows beyond the vocabulary are zeros."""
     start, stop = _share(padded_vocabulary(facts.vocab, ranks), ranks, rank)
     used = (min(start, facts.vocab), min(stop, facts.vocab))
-    padding = (Piece(None, (used[1], stop)),) if stop > used[1] else ()
+    padding = (Piece(None, (max(start, used[1]), stop)),) if stop > used[1] else ()
     rows = stop - start
     yield Target("lm_head.weight", (rows, facts.hidden), (Piece(EMBEDDINGS, used), *padding))
     if facts.bias:

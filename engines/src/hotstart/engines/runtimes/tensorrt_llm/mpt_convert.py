@@ -50,11 +50,12 @@ def convert_mpt(
 
     Raises:
         Terminal: UnsupportedArchitecture or UnsupportedRecipe; CheckpointCorrupt, a tensor is missing, of another
-            shape, or holds NaN or Inf.
+            shape, or holds NaN or Inf; InvalidSpec, the folder holds files.
         Retryable: DiskFull, with the bytes that are needed.
     """
     facts = mpt_facts(checkpoint)
     check_mpt_recipe(facts, recipe)
+    _check_empty(folder)
     check_shapes(checkpoint)
     operation = quantize or load_quantize(recipe.quantization)
     layouts = [make_layout(facts, recipe.tensor_parallel, rank) for rank in range(recipe.tensor_parallel)]
@@ -235,6 +236,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise Terminal(Reason.INVALID_SPEC, f"The folder {folder} holds files already: empty it, or name another.")
 
 
 def _check_room(folder: Path, needed: int) -> None:
