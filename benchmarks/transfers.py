@@ -1,6 +1,6 @@
 """One large engine file from and to SeaweedFS: our transfers against others, sha256 and disk included, and a raw floor.
 
-Each contender moves the same file in a process of its own, several times by turns; its seconds, its peak of anonymous
+Each contender moves the same file in a process of its own, several times by turns; its speed, CPU time, peak of anonymous
 memory, and its speed over the floor's are printed. The floor is ranged GETs over four plain sockets, thrown away: no
 hash, no disk. Peers that are not installed are left out and named (`requirements/peers.lock`; rclone from Debian).
 """
@@ -227,6 +227,12 @@ def watch_memory(stop: threading.Event, peak: list[int]) -> None:
         peak[0] = max(peak[0], total)
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process and of its ended children: the figure that a busy machine changes least."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
@@ -237,7 +243,7 @@ def run_one(name: str, job: Job) -> None:
     peak, stop = [0], threading.Event()
     watcher = threading.Thread(target=watch_memory, args=(stop, peak))
     watcher.start()
-    began = time.monotonic()
+    began, spent = time.monotonic(), cpu_seconds()
     try:
         digest = CONTENDERS[name](job)
     finally:
@@ -246,7 +252,7 @@ def run_one(name: str, job: Job) -> None:
     seconds = time.monotonic() - began
     if digest != job.sha256:
         raise SystemExit(f"{name}: sha256 {digest} is not {job.sha256}")
-    print(json.dumps({"seconds": seconds, "peak": peak[0]}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu_seconds() - spent, "peak": peak[0]}))
 
 
 @contextmanager
@@ -290,6 +296,7 @@ def main() -> None:
     names = [name for name in CONTENDERS if here[name]]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
     with stored(size) as (store, bucket, sha256):
         client = store.client()
         url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": NAME}, ExpiresIn=7200)
@@ -298,6 +305,7 @@ def main() -> None:
             for name in names:
                 measured = measure(name, job)
                 seconds[name].append(measured["seconds"])
+                cpu[name].append(measured["cpu"] / (size / 1e9))
                 peaks[name].append(measured["peak"] / 1e6)
                 print(f"{name}: {size / 1e6 / measured['seconds']:.0f} MB/s", flush=True)
     figures: dict[str, object] = {"bytes": size, "runs": arguments.runs}
@@ -305,6 +313,7 @@ def main() -> None:
         figures[f"{name}_mb_per_s"] = median([size / 1e6 / value for value in seconds[name]])
         ratios = [floor / value for floor, value in zip(seconds["floor"], seconds[name], strict=True)]
         figures[f"{name}_of_floor"] = median(ratios)
+        figures[f"{name}_cpu_s_per_gb"] = median(cpu[name])
         figures[f"{name}_peak_mb"] = median(peaks[name])
     absent = ", ".join(name for name in CONTENDERS if not here[name])
     write("transfers", {**figures, "absent": absent})
