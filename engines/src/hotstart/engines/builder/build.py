@@ -16,6 +16,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.builder.settings import BuildSettings
@@ -80,10 +81,11 @@ async def _work(settings: BuildSettings, state: BuildState) -> None:
 
 @dataclass(frozen=True)
 class MadeEngine:
-    """What was built: of which checkpoint, and how far it agrees with it."""
+    """What was built: of which checkpoint, how far it agrees with it, and how fast it is."""
 
     prepared: Prepared
     verification: Verification
+    calibrated: Calibrated
 
 
 def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine: Path) -> MadeEngine:
@@ -112,7 +114,15 @@ def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine
     )
     kept = settings.scratch / EXPECTATIONS
     verification = verify_engine(runtime, subject, kept, lambda share: setattr(state, "share", share))
-    return MadeEngine(prepared, verification)
+    state.enter(BuildPhase.CALIBRATING)
+    calibrated = calibrate_engine(
+        engine,
+        settings.recipe,
+        settings.serving,
+        beside=settings.calibrator,
+        on_share=lambda share: setattr(state, "share", share),
+    )
+    return MadeEngine(prepared, verification, calibrated)
 
 
 def check_pinned(settings: BuildSettings, prepared: Prepared) -> None:
@@ -143,6 +153,8 @@ def make_manifest(settings: BuildSettings, made: MadeEngine, files: tuple[BuiltF
         facts=prepared.checkpoint.facts.to_json() | {"parameters": count_parameters(prepared.checkpoint.facts)},
         build_seconds=round(seconds, 1),
         verification=made.verification,
+        profile=made.calibrated.profile,
+        calibration_failure=made.calibrated.failure,
     )
 
 

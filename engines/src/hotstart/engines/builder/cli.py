@@ -10,7 +10,7 @@ import signal
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from hotstart.engines.builder.inspect import inspect
 from hotstart.engines.builder.log_tail import LogTail, set_up_logging
@@ -32,13 +32,24 @@ TERMINATION_LOG = "/dev/termination-log"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ends the process with 0, 64 (another try cannot help), 1 (it can) or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser(prog="hotstart-builder", description="Inspects checkpoints and builds engines.")
-    parser.add_argument("command", choices=("inspect", "build"))
+    parser.add_argument("command", choices=("inspect", "build", "calibrate"))
     command = parser.parse_args(arguments).command
     signal.signal(signal.SIGTERM, _end_at_once)
     tail = set_up_logging()
+    if command == "calibrate":
+        serve_calibrator(os.environ)
     code = run_inspect(os.environ) if command == "inspect" else _run_until_done(run_build(os.environ, tail))
     logging.shutdown()
     os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
+
+
+def serve_calibrator(environment: Mapping[str, str]) -> NoReturn:
+    """Answers the builder beside it once; ends with its pod, as a sidecar does, by SIGTERM."""
+    from hotstart.engines.builder.calibration import serve
+
+    serve(Path(environment["HOTSTART_CALIBRATOR"]))
+    while True:
+        signal.pause()
 
 
 def run_inspect(environment: Mapping[str, str]) -> int:

@@ -19,6 +19,8 @@ USUAL_SECONDS_PER_MIB: dict[BuildPhase, float] = {
     BuildPhase.CALIBRATING: 0.0,
     BuildPhase.UPLOADING: 0.015,
 }
+#: Usual seconds whatever the size: calibration has a budget of time.
+FIXED_SECONDS: dict[BuildPhase, float] = {BuildPhase.CALIBRATING: 20.0}
 ORDER = tuple(USUAL_SECONDS_PER_MIB)
 LEAST_SHARE_FOR_SPEED = 0.02  # below it a phase's own speed says nothing
 MIB = 1024 * 1024
@@ -49,7 +51,7 @@ def decide_outlook(position: Position, now: float) -> Outlook:
         return Outlook(0, None)
     if position.phase is BuildPhase.UPLOADED:
         return Outlook(100, 0.0)
-    usual = [USUAL_SECONDS_PER_MIB[phase] * position.checkpoint_bytes / MIB for phase in ORDER]
+    usual = usual_seconds(position.checkpoint_bytes)
     at = ORDER.index(position.phase)
     share = min(max(position.share, 0.0), 1.0)
     done = sum(usual[:at]) + share * usual[at]
@@ -57,13 +59,19 @@ def decide_outlook(position: Position, now: float) -> Outlook:
     return Outlook(percent, _seconds_left(position, usual, at, share, now))
 
 
+def usual_seconds(size: int) -> list[float]:
+    """What each phase usually takes for a checkpoint of so many bytes, in order."""
+    return [USUAL_SECONDS_PER_MIB[phase] * size / MIB + FIXED_SECONDS.get(phase, 0.0) for phase in ORDER]
+
+
 def _seconds_left(position: Position, usual: list[float], at: int, share: float, now: float) -> float | None:
     done = sum(usual[:at]) + share * usual[at]
     if share < LEAST_SHARE_FOR_SPEED and at == 0:
         return None
     slowness = (now - position.began) / done if done > 0 else 1.0
+    fixed = sum(FIXED_SECONDS.get(phase, 0.0) for phase in ORDER[at + 1 :])
     if share >= LEAST_SHARE_FOR_SPEED:
         running = max(now - position.phase_began, 0.0) * (1 - share) / share
     else:
-        running = usual[at] * slowness
-    return round(running + sum(usual[at + 1 :]) * slowness, 1)
+        running = usual[at] * (1.0 if position.phase in FIXED_SECONDS else slowness)
+    return round(running + (sum(usual[at + 1 :]) - fixed) * slowness + fixed, 1)

@@ -67,6 +67,7 @@ class BuildSettings:
     engine_key: str
     checkpoint_digest: str
     tokenizer_digest: str
+    calibrator: Path | None  # the folder through which the container beside is asked to measure
     pod_uid: str
     keys_file: Path
     host: str
@@ -94,6 +95,7 @@ def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
         engine_key=_required(environment, "HOTSTART_ENGINE_KEY"),
         checkpoint_digest=_required(environment, "HOTSTART_CHECKPOINT_DIGEST"),
         tokenizer_digest=_required(environment, "HOTSTART_TOKENIZER_DIGEST"),
+        calibrator=Path(beside) if (beside := environment.get("HOTSTART_CALIBRATOR", "")) else None,
         pod_uid=_required(environment, "POD_UID"),
         keys_file=keys_folder / KEYS_FILE,
         host=environment.get("HOTSTART_HOST", "0.0.0.0"),

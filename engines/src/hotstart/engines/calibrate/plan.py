@@ -30,7 +30,7 @@ class Budget:
     step_seconds: float
 
 
-CPU_BUDGET = Budget(seconds=26.0, step_seconds=0.25)
+CPU_BUDGET = Budget(seconds=26.0, step_seconds=0.1)
 GPU_BUDGET = Budget(seconds=55.0, step_seconds=1.0)
 
 

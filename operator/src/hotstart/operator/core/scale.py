@@ -1,7 +1,7 @@
 """The scaling decision: window + state + spec + now -> decision with a reason, and the next state. Pure.
 
 Demand is work: requests at pods and in the queue, as integrals over seconds, against what one replica holds within the
-SLO (`core.capacity`). A short window finds the burst, a long one the trend. Latency is the trim and not the signal: it is
+SLO (`core.capacity`). A short window finds the burst, a long one the trend. Latency is the trim, not the signal: it is
 flat until saturation and then too late. Up at once and as far as needed; down slowly, one step at a time; no data is
 Hold, never zero.
 The same function replays traces in tests and simulations.
