@@ -21,12 +21,11 @@ from hotstart.engines.pod_agent.failures import (
     ENGINE_LOAD_FAILED,
     BringUpFailed,
 )
-from hotstart.engines.pod_agent.load_failures import make_load_failure
+from hotstart.engines.pod_agent.loading import Loader, ServerFacts
 from hotstart.engines.pod_agent.states import Event, next_state
-from hotstart.engines.pod_agent.triton_client import Counts, TritonClient, TritonGone, TritonRefused
+from hotstart.engines.pod_agent.triton_client import Counts, TritonClient, TritonGone
 from hotstart.engines.pod_agent.warm_up import warm_up
 from hotstart.engines.transfers.download import Download, UrlBook
-from hotstart.engines.triton.repository import ModelBundle, make_parameters, make_repository
 from hotstart.exchange.messages import EngineFile, PodAssignment, PodFailure, PodReport, PodRequest, PodState
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 REFETCHES = 1  # of an engine that arrived corrupt
 LOST_WHILE_LOADING = 3  # times in a row that Triton may go away in the middle of a load
-RUNTIME = "ctranslate2"
 PHASES: Mapping[PodState, str] = {
     PodState.EMPTY: "start",
     PodState.FETCHING: "fetch",
@@ -67,11 +65,13 @@ class Agent:
         disk: Disk,
         triton: TritonClient,
         session: aiohttp.ClientSession,
+        server: ServerFacts = ServerFacts(),  # noqa: B008  # frozen
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._uid = uid
         self._disk = disk
         self._triton = triton
+        self._loader = Loader(disk, triton, server)
         self._session = session
         self._clock = clock
         self._urls = UrlBook()
@@ -182,7 +182,7 @@ class Agent:
     async def _restore(self, annotated: PodAssignment | None) -> None:
         remembered = self._disk.recall()
         newest = remembered.assignment.generation if remembered else -1
-        if remembered is not None and await self._is_served(remembered):
+        if remembered is not None and await self._loader.is_served(remembered.assignment):
             log.info("adopted a loaded model engine=%s", remembered.assignment.engine_key[:12])
             self._wanted = remembered
             self._bytes_done = sum(file.size for file in remembered.files)
@@ -239,9 +239,7 @@ class Agent:
 
     async def _fetch(self, wanted: Remembered) -> Event:
         assignment = wanted.assignment
-        if assignment.runtime != RUNTIME:
-            message = f"This image serves {RUNTIME}; the engine is for {assignment.runtime}: use that runtime's image."
-            raise BringUpFailed(ENGINE_LOAD_FAILED, message, retryable=False)
+        self._loader.check_runtime(assignment)
         await self._files_came.wait()
         files = self._wanted.files if self._wanted else wanted.files
         key = assignment.engine_key
@@ -278,14 +276,8 @@ class Agent:
         return Event.VERIFIED
 
     async def _load(self, wanted: Remembered) -> Event:
-        self._disk.write_repository(make_repository(self._bundle(wanted)))
-        await self._triton.wait_live()
-        if await self._is_served(wanted):
-            return Event.LOADED
         try:
-            await self._triton.load()
-        except TritonRefused as error:
-            raise make_load_failure(str(error)) from error
+            await self._loader.load(wanted.assignment)
         except TritonGone as error:
             self._lost_while_loading += 1
             if self._lost_while_loading < LOST_WHILE_LOADING:
@@ -313,12 +305,3 @@ class Agent:
             await asyncio.get_running_loop().create_future()  # until another assignment ends this task
         await asyncio.sleep(decide_pause(self._failures))
         return Event.RETRIED
-
-    def _bundle(self, wanted: Remembered) -> ModelBundle:
-        assignment = wanted.assignment
-        folder = self._disk.engine(assignment.engine_key)
-        return ModelBundle(assignment.model, assignment.engine_key, folder, assignment.serving)
-
-    async def _is_served(self, wanted: Remembered) -> bool:
-        parameters = await self._triton.parameters()
-        return parameters == make_parameters(self._bundle(wanted)) and bool(await self._triton.is_ready())

@@ -1,7 +1,9 @@
 """hotstart-agent: the console script of the pod agent. Configured by environment:
 
 POD_UID; HOTSTART_TRITON (127.0.0.1:8000), HOTSTART_TRITON_METRICS (same host, port 8002), HOTSTART_MODELS (/models),
-HOTSTART_RUN (/run/hotstart), HOTSTART_KEYS (the mounted JWKS), HOTSTART_PODINFO (/podinfo), HOTSTART_AGENT_PORT (9700).
+HOTSTART_RUN (/run/hotstart), HOTSTART_KEYS (the mounted JWKS), HOTSTART_PODINFO (/podinfo), HOTSTART_AGENT_PORT (9700),
+HOTSTART_RUNTIME (ctranslate2; the image says it), HOTSTART_TENSOR_PARALLEL (1; the pod says it). NVIDIA's containers
+set NVIDIA_TRITON_SERVER_VERSION; their Triton knows histograms of latencies, which that of nvidia-pytriton does not.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import aiohttp
 from aiohttp import web
 from hotstart.engines.pod_agent.agent import Agent
 from hotstart.engines.pod_agent.disk import Disk
+from hotstart.engines.pod_agent.loading import ServerFacts
 from hotstart.engines.pod_agent.service import make_service
 from hotstart.engines.pod_agent.triton_client import TritonClient
 from hotstart.exchange.messages import PodAssignment
@@ -26,6 +29,7 @@ from hotstart.exchange.names import KEYS_FILE, KEYS_MOUNT, PORT_AGENT, PORT_TRIT
 from pydantic import ValidationError
 
 log = logging.getLogger("hotstart.agent")
+RUNTIMES = ("ctranslate2", "tensorrt_llm")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Settings:
     podinfo: Path
     port: int
     address: str
+    server: ServerFacts
 
 
 def parse_settings(environment: Mapping[str, str]) -> Settings:
@@ -67,7 +72,23 @@ def parse_settings(environment: Mapping[str, str]) -> Settings:
         podinfo=Path(environment.get("HOTSTART_PODINFO", "/podinfo")),
         port=int(port),
         address=environment.get("HOTSTART_AGENT_ADDRESS", "0.0.0.0"),
+        server=parse_server(environment),
     )
+
+
+def parse_server(environment: Mapping[str, str]) -> ServerFacts:
+    """What the pod's Triton is.
+
+    Raises:
+        ValueError: a variable is malformed; the message names it.
+    """
+    runtime = environment.get("HOTSTART_RUNTIME", RUNTIMES[0])
+    ranks = environment.get("HOTSTART_TENSOR_PARALLEL", "1")
+    if runtime not in RUNTIMES:
+        raise ValueError(f"HOTSTART_RUNTIME is {runtime!r}: it must be one of {', '.join(RUNTIMES)}")
+    if not ranks.isdigit() or int(ranks) < 1:
+        raise ValueError(f"HOTSTART_TENSOR_PARALLEL is {ranks!r}: it must be a whole number of GPUs from 1")
+    return ServerFacts(runtime, int(ranks), histograms=bool(environment.get("NVIDIA_TRITON_SERVER_VERSION")))
 
 
 def read_annotated(podinfo: Path) -> PodAssignment | None:
@@ -92,7 +113,7 @@ async def serve(settings: Settings) -> int:
     key = disk.prepare()
     async with aiohttp.ClientSession() as session:
         triton = TritonClient(session, http=settings.triton, metrics=settings.metrics, key=key)
-        agent = Agent(uid=settings.uid, disk=disk, triton=triton, session=session)
+        agent = Agent(uid=settings.uid, disk=disk, triton=triton, session=session, server=settings.server)
         running = asyncio.create_task(agent.run(read_annotated(settings.podinfo)))
         runner = web.AppRunner(make_service(agent, running, uid=settings.uid, keys=settings.keys), access_log=None)
         await runner.setup()

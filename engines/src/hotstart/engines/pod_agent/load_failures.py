@@ -1,19 +1,71 @@
-"""What Triton's refusal of a model means: its own words -> reason, sentence, whether another try may help. Pure."""
+"""What Triton's refusal of a model or of its first requests means: its own words -> reason, sentence, whether another try may help. Pure.
+
+The words of TensorRT and TensorRT-LLM are known by the builder's table (``runtimes/tensorrt_llm/failures``); what to do
+about them is another thing in a pod that serves.
+"""
 
 from __future__ import annotations
 
 import re
 
-from hotstart.engines.pod_agent.failures import ENGINE_LOAD_FAILED, VERIFICATION_FAILED, BringUpFailed
+from hotstart.engines.errors import Reason
+from hotstart.engines.pod_agent.failures import (
+    ENGINE_LOAD_FAILED,
+    VERIFICATION_FAILED,
+    WARM_UP_FAILED,
+    BringUpFailed,
+)
+from hotstart.engines.runtimes.tensorrt_llm.failures import KNOWN
 from hotstart.engines.triton.completion.names import REPLAY_FAILED
 
 _REPLAY = re.compile(re.escape(REPLAY_FAILED) + r"[^\n]*")
+LONGEST_QUOTE = 300  # characters
+
+#: Reason -> what to do, and whether the same load may succeed later.
+REMEDIES: dict[Reason, tuple[str, bool]] = {
+    Reason.ACCELERATOR_MISMATCH: (
+        "The engine is for another GPU than this node's, or for another number of them: check the node's label "
+        "nvidia.com/gpu.product against spec.engine.accelerator, and its driver",
+        False,
+    ),
+    Reason.TOOLCHAIN_MISMATCH: (
+        "The engine is of another version of TensorRT or TensorRT-LLM than this image: set spec.runtimeRelease to the "
+        "release of the operator, so that the engine is built again",
+        False,
+    ),
+    Reason.OUT_OF_MEMORY: (
+        "The GPU's memory is full: see that nothing else runs on this GPU; a smaller engine needs less (quantization, "
+        "limits.batchSize, tensorParallel)",
+        True,
+    ),
+    Reason.DOES_NOT_FIT: (
+        "The GPU has too little memory left for the KV cache of one sequence: lower spec.engine.limits.sequenceTokens, "
+        "quantize, or raise tensorParallel",
+        False,
+    ),
+    Reason.DISK_FULL: ("The node's disk is full: free some, or give it more ephemeral storage", True),
+}
+SHARED_MEMORY = re.compile(r"Unable to initialize shared memory key|Bus error")
 
 
 def make_load_failure(text: str) -> BringUpFailed:
     """The failure for a load that Triton refused with ``text``."""
+    return find_replay_failure(text) or BringUpFailed(
+        ENGINE_LOAD_FAILED, f"Triton cannot load the engine: {text}", retryable=True
+    )
+
+
+def make_warm_up_failure(text: str) -> BringUpFailed:
+    """The failure for a warm-up request that was refused with ``text``."""
+    return find_replay_failure(text) or BringUpFailed(
+        WARM_UP_FAILED, f"The loaded engine does not complete: {text}", retryable=True
+    )
+
+
+def find_replay_failure(text: str) -> BringUpFailed | None:
+    """The failure where golden questions were answered otherwise: on this node it will not pass."""
     replay = _REPLAY.search(text)
-    if replay is not None:
-        message = f"{replay.group().strip()} It is not served here; it was right where it was built."
-        return BringUpFailed(VERIFICATION_FAILED, message, retryable=False)
-    return BringUpFailed(ENGINE_LOAD_FAILED, f"Triton cannot load the engine: {text}", retryable=True)
+    if replay is None:
+        return None
+    message = f"{replay.group().strip()} It is not served here; it was right where it was built."
+    return BringUpFailed(VERIFICATION_FAILED, message, retryable=False)

@@ -56,21 +56,21 @@ class TritonClient:
         while not await self.is_live():  # noqa: ASYNC110  # another process has no event for it
             await asyncio.sleep(LIVE_POLL_SECONDS)
 
-    async def is_ready(self) -> bool | None:
-        """Whether the completion model is loaded and serves; None where Triton is there and says nothing."""
-        return await self._answers(f"/models/{TRITON_MODEL}/ready")
+    async def is_ready(self, model: str = TRITON_MODEL) -> bool | None:
+        """Whether the model is loaded and serves; None where Triton is there and says nothing."""
+        return await self._answers(f"/models/{model}/ready")
 
-    async def load(self) -> None:
-        """Loads the completion model, anew if its files have changed.
+    async def load(self, model: str = TRITON_MODEL) -> None:
+        """Loads the model, anew if its files have changed.
 
         Raises:
             TritonGone, TritonRefused: it went away meanwhile; it cannot load the model.
         """
-        await self._post(f"/repository/models/{TRITON_MODEL}/load", {}, LOAD)
+        await self._post(f"/repository/models/{model}/load", {}, LOAD)
 
-    async def parameters(self) -> dict[str, str] | None:
+    async def parameters(self, model: str = TRITON_MODEL) -> dict[str, str] | None:
         """The parameters of the loaded model's configuration; None where none is loaded."""
-        url = f"{self._base}/models/{TRITON_MODEL}/config"
+        url = f"{self._base}/models/{model}/config"
         try:
             async with self._session.get(url, headers=self._headers, timeout=PROBE) as response:
                 if response.status != 200:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from hotstart.engines.pod_agent.failures import WARM_UP_FAILED, BringUpFailed
+from hotstart.engines.pod_agent.load_failures import make_warm_up_failure
 from hotstart.engines.pod_agent.triton_client import TritonClient, TritonRefused
 from hotstart.engines.triton.completion.names import WARM_UP_ID
 from hotstart.exchange.messages import PromptFormat, ServingOptions
@@ -49,4 +50,4 @@ async def warm_up(triton: TritonClient, serving: ServingOptions) -> None:
                 message = f"The engine completes one prompt in {len(texts)} ways: {sorted(texts)}. Build it again."
                 raise BringUpFailed(WARM_UP_FAILED, message, retryable=False)
     except TritonRefused as error:
-        raise BringUpFailed(WARM_UP_FAILED, f"The loaded engine does not complete: {error}", retryable=True) from error
+        raise make_warm_up_failure(str(error)) from error
