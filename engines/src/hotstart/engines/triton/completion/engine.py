@@ -120,24 +120,30 @@ class CTranslate2Engine:
 
     def _run(self, generator: Any, prompt: Sequence[int], options: RequestOptions, on_token: OnToken) -> None:
         failures: list[Exception] = []
+        ends, listeners = self._end_tokens, [on_token]
 
         def on_step(step: Any) -> bool:
-            if step.token_id in self._end_tokens:
+            if step.token_id in ends:
                 return True
             try:
-                return on_token(step.token_id)
+                return listeners[0](step.token_id)
             except Exception as error:  # noqa: BLE001  # must not cross CTranslate2's threads; raised below
                 failures.append(error)
                 return True
 
-        generator.generate_batch(
-            [[self._names[token] for token in prompt]],
-            max_length=options.max_tokens,
-            include_prompt_in_result=False,
-            end_token=list(self._end_tokens),
-            callback=on_step,
-            **make_sampling(options),
-        )
+        try:
+            generator.generate_batch(
+                [[self._names[token] for token in prompt]],
+                max_length=options.max_tokens,
+                include_prompt_in_result=False,
+                end_token=list(self._end_tokens),
+                callback=on_step,
+                **make_sampling(options),
+            )
+        finally:
+            # A worker's thread may let go of on_step later than this one; were it the last to hold the engine, it would
+            # end the generator, wait for itself and abort the process.
+            listeners.clear()
         if failures:
             raise failures[0]
 
