@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hotstart.engines.pod_agent.load_failures import make_load_failure
-from hotstart.engines.triton.completion.engine import CTranslate2Engine, OnToken, read_facts
+from hotstart.engines.pod_agent.load_failures import make_load_failure, make_warm_up_failure
+from hotstart.engines.triton.completion.engine import (
+    NOTHING_MEASURED,
+    Cancelled,
+    CTranslate2Engine,
+    Measured,
+    OnToken,
+    never,
+    read_facts,
+)
+from hotstart.engines.triton.completion.errors import CompletionError
 from hotstart.engines.triton.completion.names import REPLAY_FAILED
 from hotstart.engines.triton.completion.options import RequestOptions
-from hotstart.engines.triton.completion.replay import ReplayFailed, replay
+from hotstart.engines.triton.completion.replay import ProvenEngine, ReplayFailed, replay
 from hotstart.engines.verify.golden import (
     GOLDEN_NAME,
     Candidate,
@@ -42,12 +52,18 @@ class Scripted:
         self.answers = list(answers)
         self.asked: list[tuple[int, ...]] = []
 
-    def generate(self, prompt: tuple[int, ...], options: RequestOptions, on_token: OnToken) -> None:
+    def generate(
+        self, prompt: tuple[int, ...], options: RequestOptions, on_token: OnToken, cancelled: Cancelled = never
+    ) -> Measured:
         assert (options.max_tokens, options.temperature) == (1, 0.0)
         self.asked.append(tuple(prompt))
         answer = self.answers.pop(0)
         if answer is not None:
             on_token(answer)
+        return NOTHING_MEASURED
+
+    def close(self) -> None:
+        raise AssertionError("nobody closes it here")
 
 
 def write_golden(folder: Path, *goldens: Golden) -> Path:
@@ -74,7 +90,7 @@ def test_another_answer_fails_in_the_fixed_words(tmp_path: Path, answer: int | N
     folder = write_golden(tmp_path, make_golden("def add(", 5), make_golden("for x in", 6))
     with pytest.raises(ReplayFailed) as failure:
         replay(folder, TOKENIZER, None, Scripted(5, answer))
-    assert str(failure.value).startswith(REPLAY_FAILED)
+    assert str(failure.value).startswith(f"internal: {REPLAY_FAILED}")
     assert said in str(failure.value) and "question 2 of 2" in str(failure.value)
 
 
@@ -85,6 +101,38 @@ def test_another_tokenizer_fails_before_the_engine_is_asked(tmp_path: Path) -> N
     other = Tokenizer.from_str(json.dumps(value))
     with pytest.raises(ReplayFailed, match="another tokenizer"):
         replay(write_golden(tmp_path, make_golden("d e", 5)), other, None, Scripted())
+
+
+def test_nobody_is_answered_before_the_questions_and_they_are_asked_once(tmp_path: Path) -> None:
+    golden = make_golden("def add(", 5)
+    inner = Scripted(5, 8, 8)
+    engine = ProvenEngine(inner, partial(replay, write_golden(tmp_path, golden), TOKENIZER, None, inner))
+    for _ in range(2):
+        engine.generate((1, 2), RequestOptions(max_tokens=1, temperature=0.0), lambda token: True)
+    assert inner.asked == [golden.ids, (1, 2), (1, 2)]
+
+
+def test_an_engine_that_failed_answers_nobody_and_is_not_asked_again(tmp_path: Path) -> None:
+    inner = Scripted(9)
+    folder = write_golden(tmp_path, make_golden("def add(", 5))
+    engine = ProvenEngine(inner, partial(replay, folder, TOKENIZER, None, inner))
+    for _ in range(2):
+        with pytest.raises(ReplayFailed, match=REPLAY_FAILED):
+            engine.generate((1, 2), RequestOptions(max_tokens=1), lambda token: True)
+    assert len(inner.asked) == 1
+
+
+def test_what_is_no_answer_may_pass_with_the_next_request() -> None:
+    failures = [CompletionError("the backend is not there yet")]
+
+    def ask() -> None:
+        if failures:
+            raise failures.pop()
+
+    engine = ProvenEngine(Scripted(8), ask)
+    with pytest.raises(CompletionError, match="not there yet"):
+        engine.prove()
+    engine.prove()
 
 
 def test_an_engine_of_an_older_builder_is_loaded_as_it_is(tmp_path: Path) -> None:
@@ -122,8 +170,29 @@ def test_tritons_words_become_a_reason() -> None:
     failure = make_load_failure(stack).failure
     assert (failure.reason, failure.retryable) == ("VerificationFailed", False)
     assert failure.message.startswith(REPLAY_FAILED) and "At:" not in failure.message
+    assert make_warm_up_failure(stack).failure == failure
     other = make_load_failure("out of memory").failure
     assert (other.reason, other.retryable) == ("EngineLoadFailed", True)
+    assert make_warm_up_failure("out of memory").failure.reason == "WarmUpFailed"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "retryable"),
+    [
+        (
+            "expecting library version 10 got 9: not compatible with this version of TensorRT",
+            "ToolchainMismatch",
+            False,
+        ),
+        ("generated on an incompatible device, expecting compute 8.6 got compute 8.0", "AcceleratorMismatch", False),
+        ("CUDA error: out of memory", "OutOfMemory", True),
+        ("Unable to initialize shared memory key 'triton_python_backend_shm_region_1'", "EngineLoadFailed", True),
+    ],
+)
+def test_the_backends_words_become_reasons_too(said: str, reason: str, retryable: bool) -> None:
+    failure = make_load_failure(f"load failed\n{said}\nmore").failure
+    assert (failure.reason, failure.retryable) == (reason, retryable)
+    assert said in failure.message
 
 
 def tamper(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""What Triton's refusal of a model or of its first requests means: its own words -> reason, sentence, whether another try may help. Pure.
+"""What Triton's refusal of a model or of its first requests means: its words -> reason, sentence, another try or not.
 
 The words of TensorRT and TensorRT-LLM are known by the builder's table (``runtimes/tensorrt_llm/failures``); what to do
-about them is another thing in a pod that serves.
+about them is another thing in a pod that serves. Pure.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ SHARED_MEMORY = re.compile(r"Unable to initialize shared memory key|Bus error")
 
 def make_load_failure(text: str) -> BringUpFailed:
     """The failure for a load that Triton refused with ``text``."""
-    return find_replay_failure(text) or BringUpFailed(
-        ENGINE_LOAD_FAILED, f"Triton cannot load the engine: {text}", retryable=True
+    return (
+        find_replay_failure(text)
+        or find_known_failure(text)
+        or BringUpFailed(ENGINE_LOAD_FAILED, f"Triton cannot load the engine: {text}", retryable=True)
     )
 
 
@@ -69,3 +71,17 @@ def find_replay_failure(text: str) -> BringUpFailed | None:
         return None
     message = f"{replay.group().strip()} It is not served here; it was right where it was built."
     return BringUpFailed(VERIFICATION_FAILED, message, retryable=False)
+
+
+def find_known_failure(text: str) -> BringUpFailed | None:
+    """The failure where the text holds words of the backend that say what is wrong."""
+    for line in text.splitlines():
+        quoted = " ".join(line.split())[:LONGEST_QUOTE]
+        if SHARED_MEMORY.search(line):
+            remedy = "Shared memory is full: /dev/shm must be a Memory emptyDir"
+            return BringUpFailed(ENGINE_LOAD_FAILED, f'{remedy}. Triton says "{quoted}".', retryable=True)
+        for known in KNOWN:
+            if known.reason in REMEDIES and known.pattern.search(line):
+                remedy, retryable = REMEDIES[known.reason]
+                return BringUpFailed(known.reason.value, f'{remedy}. Triton says "{quoted}".', retryable=retryable)
+    return None

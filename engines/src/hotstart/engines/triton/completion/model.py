@@ -32,7 +32,7 @@ from hotstart.engines.triton.completion.metrics import Metrics
 from hotstart.engines.triton.completion.names import WARM_UP_ID
 from hotstart.engines.triton.completion.options import parse_options
 from hotstart.engines.triton.completion.prompts import make_formatter
-from hotstart.engines.triton.completion.replay import replay
+from hotstart.engines.triton.completion.replay import ProvenEngine, replay
 from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
 from hotstart.engines.triton.trtllm_config import read_build
@@ -41,6 +41,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 log = logging.getLogger(__name__)
+TRTLLM_RUNTIME = "tensorrt_llm"
 CONTEXT_FOR_DECODING = 4  # tokens of the prompt that the decoder sees, so that a first token keeps its space
 
 
@@ -90,8 +91,10 @@ class TritonPythonModel:
         # In a fim prompt our markers alone may be markers; who writes plain prompts may place them by hand.
         self._tokenizer.encode_special_tokens = self._serving.prompt_format is PromptFormat.FIM
         self._formatter = make_formatter(self._tokenizer, self._serving, facts.bos_id)
-        self._engine, workers = open_engine(folder, facts, self._serving)
-        replay(folder, self._tokenizer, facts.bos_id, self._engine)
+        engine, workers = open_engine(folder, facts, self._serving)
+        self._engine = ProvenEngine(engine, partial(replay, folder, self._tokenizer, facts.bos_id, engine))
+        if facts.runtime != TRTLLM_RUNTIME:  # that one is asked by requests to another model, which Triton refuses here
+            self._engine.prove()
         self._scheduler = Scheduler(workers, self._serving.queue_limit)
         self._metrics = Metrics(
             pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms, load=self._scheduler.load
@@ -142,7 +145,7 @@ class TritonPythonModel:
 
 def open_engine(folder: Path, facts: EngineFacts, serving: ServingOptions) -> tuple[Engine, int]:
     """The engine in ``folder``, and how many requests it works on at once."""
-    if facts.runtime == "tensorrt_llm":
+    if facts.runtime == TRTLLM_RUNTIME:
         return TrtllmEngine(pb_utils, facts), min(read_build(folder).batch_size, MOST_WORKERS)
     threads = serving.inter_threads
     return CTranslate2Engine(folder, facts, inter_threads=threads, intra_threads=serving.intra_threads), threads

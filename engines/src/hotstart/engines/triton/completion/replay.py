@@ -2,15 +2,21 @@
 
 What passed verification in the builder may still be wrong here: another tokenizer beside it, a GPU or a CPU that
 computes something else. An engine of a builder that knew of no golden questions is loaded as it is.
+
+An engine that is a model of Triton's own cannot be asked while the completion model is being loaded: it is asked when
+the first request comes, which is the pod agent's warm-up, and no request is answered before.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hotstart.engines.triton.completion.engine import Engine
+from hotstart.engines.triton.completion.engine import Cancelled, Engine, Measured, OnToken, never
+from hotstart.engines.triton.completion.errors import CompletionError
 from hotstart.engines.triton.completion.names import REPLAY_FAILED
 from hotstart.engines.triton.completion.options import RequestOptions
 from hotstart.engines.triton.completion.prompts import TokenizerLike
@@ -19,8 +25,50 @@ from hotstart.engines.verify.golden import Golden, read_goldens
 log = logging.getLogger(__name__)
 
 
-class ReplayFailed(Exception):
-    """The text begins with ``REPLAY_FAILED``, by which the pod agent tells it from a load that may pass next time."""
+class ReplayFailed(CompletionError):
+    """The message begins with ``REPLAY_FAILED``, by which the pod agent tells it from what may pass next time."""
+
+
+class ProvenEngine:
+    """Implements ``engine.Engine``: another engine, that answers nobody before ``ask`` has passed.
+
+    ``ask`` is called once; a ReplayFailed of it stands for good, whatever else it raises may pass with the next call.
+    """
+
+    def __init__(self, engine: Engine, ask: Callable[[], object]) -> None:
+        self._engine = engine
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._proven = False
+        self._failure = ""
+
+    def prove(self) -> None:
+        """Asks, unless it was asked before.
+
+        Raises:
+            ReplayFailed: an answer was wrong, now or then.
+        """
+        if self._proven:
+            return
+        with self._lock:
+            if self._failure:
+                raise ReplayFailed(self._failure)
+            if not self._proven:
+                try:
+                    self._ask()
+                except ReplayFailed as error:
+                    self._failure = error.args[0]
+                    raise
+                self._proven = True
+
+    def generate(
+        self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken, cancelled: Cancelled = never
+    ) -> Measured:
+        self.prove()
+        return self._engine.generate(prompt, options, on_token, cancelled)
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def replay(folder: Path, tokenizer: TokenizerLike, begin: int | None, engine: Engine) -> int:
