@@ -106,7 +106,7 @@ def test_a_network_that_this_runtime_does_not_build_names_the_one_that_does() ->
 def test_a_format_that_this_runtime_does_not_read_names_the_one_that_does() -> None:
     with pytest.raises(Terminal, match=r"of the format gguf: set engine\.runtime to ctranslate2, or use the original"):
         check_buildable("LlamaForCausalLM", "gguf", TENSORRT_LLM)
-    with pytest.raises(Terminal, match=r"of the format tensorrt_llm: set engine\.runtime to tensorrt_llm"):
+    with pytest.raises(Terminal, match=r"already converted for TensorRT-LLM.*set engine\.runtime to tensorrt_llm"):
         check_buildable("MPTForCausalLM", "tensorrt_llm", CTRANSLATE2)
 
 

@@ -58,9 +58,9 @@ def change_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path]
 
 REFUSED: dict[str, tuple[Callable[[Path], None], Reason, str]] = {
     "another architecture": (
-        change_config(architectures=["GPTNeoXForCausalLM"]),
+        change_config(architectures=["T5ForConditionalGeneration"]),
         Reason.UNSUPPORTED_ARCHITECTURE,
-        "GPTNeoXForCausalLM; known are LlamaForCausalLM, MistralForCausalLM",
+        "T5ForConditionalGeneration; known are MPTForCausalLM, MptForCausalLM, LlamaForCausalLM, MistralForCausalLM",
     ),
     "no architecture": (change_config(architectures=..., model_type=...), Reason.UNSUPPORTED_ARCHITECTURE, "none"),
     "another activation": (change_config(hidden_act="gelu"), Reason.UNSUPPORTED_ARCHITECTURE, "hidden_act 'gelu'"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hotstart.engines.checkpoints.choose import SAFETENSORS_INDEX as INDEX
 from hotstart.engines.checkpoints.choose import (
-    INDEX,
+    TORCH_INDEX,
     Choice,
     FileRole,
     ListedFile,
@@ -41,6 +42,24 @@ def test_shards_are_those_of_the_index_and_a_second_copy_of_the_weights_is_left_
     choice = choose(*SMALL, INDEX, *shards, "consolidated.safetensors")
     index = {"weight_map": {"a": shards[0], "b": shards[1], "c": shards[0]}}
     assert names(narrow_to_index(choice, index, where=WHERE), FileRole.WEIGHTS) == list(shards)
+
+
+def test_pytorch_files_are_taken_where_there_are_no_safetensors() -> None:
+    choice = choose(*SMALL, "pytorch_model.bin", "training_args.bin", "optimizer.pt")
+    assert (choice.format, names(choice, FileRole.WEIGHTS)) == ("torch", ["pytorch_model.bin"])
+    assert choose(*SMALL, "pytorch_model.bin", "model.safetensors").format == "safetensors"
+    assert names(choose(*SMALL, "code.pt"), FileRole.WEIGHTS) == ["code.pt"]
+    shards = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+    choice = choose(*SMALL, TORCH_INDEX, *shards)
+    assert (choice.index, names(choice, FileRole.CONFIG)) == (TORCH_INDEX, ["config.json", TORCH_INDEX])
+    narrowed = narrow_to_index(choice, {"weight_map": {"a": shards[1]}}, where=WHERE)
+    assert names(narrowed, FileRole.WEIGHTS) == [shards[1]]
+
+
+def test_ranks_are_a_checkpoint_of_tensorrt_llm() -> None:
+    choice = choose(*SMALL, "rank0.safetensors", "rank1.safetensors", "model.cache")
+    assert choice.format == "tensorrt_llm"
+    assert names(choice, FileRole.WEIGHTS) == ["rank0.safetensors", "rank1.safetensors"]
 
 
 def test_a_gguf_is_a_checkpoint_of_its_own() -> None:
@@ -84,12 +103,17 @@ REFUSED = {
         Reason.CHECKPOINT_INCOMPLETE,
         "config.json is missing",
     ),
-    "there are only pickles": (
-        lambda: choose(*SMALL, "pytorch_model.bin"),
+    "there is only what a trainer leaves": (
+        lambda: choose(*SMALL, "optimizer.pt", "training_args.bin", "rng_state_0.pth"),
         Reason.CHECKPOINT_INCOMPLETE,
-        "pytorch_model.bin, which could run code",
+        "no weights",
     ),
-    "there is something else": (lambda: choose("README.md"), Reason.CHECKPOINT_INCOMPLETE, "neither"),
+    "shards of PyTorch without their index": (
+        lambda: choose(*SMALL, "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"),
+        Reason.CHECKPOINT_INCOMPLETE,
+        TORCH_INDEX,
+    ),
+    "there is something else": (lambda: choose("README.md"), Reason.CHECKPOINT_INCOMPLETE, "no weights"),
     "several GGUF files": (
         lambda: choose("a.gguf", "b.gguf"),
         Reason.CHECKPOINT_INCOMPLETE,

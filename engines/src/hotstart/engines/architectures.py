@@ -88,6 +88,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 _BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 #: ``general.architecture`` of a GGUF -> name as in config.json.
 GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+#: ``architecture`` in the config.json of a TensorRT-LLM checkpoint: the classes that read these families there.
+TENSORRT_LLM_NAMES = frozenset({*_BY_NAME, "GPTForCausalLM", "QWenForCausalLM", "LLaMAForCausalLM"})
 
 
 def find_architecture(name: str) -> Architecture | None:
@@ -118,8 +120,17 @@ def require_architecture(name: str) -> Architecture:
 def check_buildable(name: str, checkpoint_format: str, runtime: str) -> None:
     """Raises Terminal where ``runtime`` builds no such network or its converter cannot read the files.
 
-    UnsupportedArchitecture says which runtime does; ``checkpoint_format`` is one of ``FORMATS``' values.
+    UnsupportedArchitecture says which runtime does; ``checkpoint_format`` is one of ``FORMATS``' values. A TensorRT-LLM
+    checkpoint is of no use to another runtime, and for its own it needs no converter.
     """
+    if checkpoint_format == TENSORRT_LLM:
+        if runtime != TENSORRT_LLM:
+            raise Terminal(
+                Reason.UNSUPPORTED_ARCHITECTURE,
+                f"The checkpoint is already converted for TensorRT-LLM, and the runtime {runtime} cannot use it: set "
+                "engine.runtime to tensorrt_llm, or use the original checkpoint.",
+            )
+        return
     architecture = require_architecture(name)
     readable = FORMATS.get(runtime, ())
     if runtime not in architecture.converters:

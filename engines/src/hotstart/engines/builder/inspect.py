@@ -30,6 +30,7 @@ def inspect(settings: InspectSettings) -> dict[str, Any]:
             on_choice=lambda size: None,
             on_bytes=lambda count: None,
             heads_only=True,
+            runtime=settings.runtime,
         )
         result = make_result(prepared)
     log.info("checkpoint inspected digest=%s parameters=%d", result["digest"], result["parameters"])

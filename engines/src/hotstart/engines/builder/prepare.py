@@ -10,9 +10,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from hotstart.engines.architectures import check_buildable
 from hotstart.engines.checkpoints.checkpoint import Checkpoint
 from hotstart.engines.checkpoints.choose import (
-    INDEX,
     Choice,
     ChosenFile,
     FileRole,
@@ -20,7 +20,13 @@ from hotstart.engines.checkpoints.choose import (
     narrow_to_index,
     parse_json,
 )
-from hotstart.engines.checkpoints.opening import check_checkpoint, check_serving, open_checkpoint
+from hotstart.engines.checkpoints.opening import (
+    check_checkpoint,
+    check_serving,
+    is_read_by_others,
+    open_checkpoint,
+    scan_weights,
+)
 from hotstart.engines.checkpoints.source import OnBytes, Source, download
 from hotstart.engines.key import make_checkpoint_digest
 from hotstart.exchange.messages import ServingOptions
@@ -43,8 +49,8 @@ def choose(source: Source, folder: Path, digests: dict[str, str]) -> Choice:
     choice = choose_files(source.list_files(), where=source.where)
     small = tuple(chosen for chosen in choice.files if chosen.role is not FileRole.WEIGHTS)
     digests |= download(source, small, folder, on_bytes=lambda count: None, heads_only=False)
-    if INDEX in digests:
-        index = parse_json((folder / INDEX).read_bytes(), INDEX)
+    if choice.index:
+        index = parse_json((folder / choice.index).read_bytes(), choice.index)
         choice = narrow_to_index(choice, index, where=source.where)
     count = len(choice.files)
     log.info("checkpoint found uri=%s format=%s files=%d bytes=%d", source.where, choice.format, count, choice.size)
@@ -59,8 +65,12 @@ def prepare(
     on_choice: OnBytes,
     on_bytes: OnBytes,
     heads_only: bool,
+    runtime: str = "",
 ) -> Prepared:
     """Downloads and checks the checkpoint. ``on_choice`` hears its size, ``on_bytes`` each block.
+
+    With ``runtime`` it must be one that the runtime builds. Without ``heads_only`` the weights of a network that no
+    converter of ours reads are read here, and must be finite.
 
     Raises:
         EngineError: whatever is wrong with store or checkpoint.
@@ -68,18 +78,29 @@ def prepare(
     digests: dict[str, str] = {}
     choice = choose(source, folder, digests)
     on_choice(choice.size)
-    if choice.format == "safetensors":
-        check_serving(open_checkpoint(folder, choice), serving)  # reads the small files only
+    if choice.format != "gguf":
+        checkpoint = open_checkpoint(folder, choice)  # reads the small files only
+        check_runtime_builds(checkpoint, runtime)
+        check_serving(checkpoint, serving)
     weights = tuple(chosen for chosen in choice.files if chosen.file.name not in digests)
     digests |= download(source, weights, folder, on_bytes=on_bytes, heads_only=heads_only)
     checkpoint = open_checkpoint(folder, choice)
+    check_runtime_builds(checkpoint, runtime)
     check_checkpoint(checkpoint, serving)
+    if not heads_only and is_read_by_others(checkpoint):
+        scan_weights(checkpoint)
     return Prepared(
         checkpoint=checkpoint,
         choice=choice,
         checkpoint_digest=digest_of(choice.files, digests),
         tokenizer_digest=hashlib.sha256(checkpoint.tokenizer_json).hexdigest(),
     )
+
+
+def check_runtime_builds(checkpoint: Checkpoint, runtime: str) -> None:
+    """Raises Terminal (UnsupportedArchitecture) where ``runtime`` is named and does not build this network."""
+    if runtime:
+        check_buildable(checkpoint.facts.architecture, checkpoint.format, runtime)
 
 
 def digest_of(files: tuple[ChosenFile, ...], digests: dict[str, str]) -> str:

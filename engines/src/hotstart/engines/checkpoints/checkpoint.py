@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 from hotstart.engines.checkpoints.mpt_config import MptFacts, expected_mpt_shapes
+from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
 from hotstart.engines.errors import Reason, Terminal
 
 Array = npt.NDArray[np.float32]
@@ -61,8 +62,8 @@ class ModelFacts:
         return {names.get(name, name): value for name, value in asdict(self).items() if value not in (None, False)}
 
 
-#: Facts of any network that our own converters read.
-Facts = ModelFacts | MptFacts
+#: Facts of any network: of those that our own converters read, and of those that only upstream's do.
+Facts = ModelFacts | MptFacts | UpstreamFacts
 
 
 class Checkpoint(Protocol):
@@ -70,7 +71,7 @@ class Checkpoint(Protocol):
 
     @property
     def format(self) -> str:
-        """``gguf`` or ``safetensors``."""
+        """``gguf``, ``safetensors``, ``torch`` or ``tensorrt_llm``."""
 
     @property
     def facts(self) -> Facts: ...
@@ -104,6 +105,15 @@ class StoredTensor:
 
     dtype: str
     values: npt.NDArray[Any]
+
+
+def decode(stored: StoredTensor) -> Array:
+    """The tensor as float32; at its peak it takes the memory of the result and no more."""
+    if stored.dtype != "BF16":
+        return np.array(stored.values, dtype=np.float32)
+    wide = stored.values.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 @runtime_checkable
@@ -149,12 +159,15 @@ def mpt_facts(checkpoint: Checkpoint) -> MptFacts:
 
 def _other_family(facts: Facts, wanted: str) -> Terminal:
     return Terminal(
-        Reason.UNSUPPORTED_ARCHITECTURE, f"The checkpoint is of {facts.architecture}; this step knows {wanted} networks."
+        Reason.UNSUPPORTED_ARCHITECTURE,
+        f"The checkpoint is of {facts.architecture}; this step knows {wanted} networks.",
     )
 
 
 def expected_shapes(facts: Facts) -> dict[str, Shape]:
-    """Every tensor that the network needs, with the shape that its facts say. Pure."""
+    """Every tensor that the network needs, with the shape that its facts say; nothing for a network of upstream's."""
+    if isinstance(facts, UpstreamFacts):
+        return {}
     return expected_mpt_shapes(facts) if isinstance(facts, MptFacts) else _expected_llama_shapes(facts)
 
 
@@ -180,12 +193,16 @@ def _expected_llama_shapes(facts: ModelFacts) -> dict[str, Shape]:
 
 def count_parameters(facts: Facts) -> int:
     """Weights of the network; tied embeddings count once."""
+    if isinstance(facts, UpstreamFacts):
+        return facts.parameters
     return sum(int(np.prod(shape)) for shape in expected_shapes(facts).values())
 
 
 def count_embedding_parameters(facts: Facts) -> int:
     """Those of them that are embeddings, and the projection to logits where it has weights of its own."""
     embedding = facts.vocab * facts.hidden
+    if isinstance(facts, UpstreamFacts):
+        return embedding if facts.tied_embeddings else embedding * 2
     return embedding * 2 if PROJECTION in expected_shapes(facts) else embedding
 
 

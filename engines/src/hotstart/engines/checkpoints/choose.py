@@ -14,11 +14,17 @@ from typing import Any
 
 from hotstart.engines.errors import Reason, Terminal
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-CONFIG_FILES = ("config.json", "generation_config.json", INDEX)
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+CONFIG_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.(gguf|safetensors)$")
+TORCH = (".bin", ".pt", ".pth")
+WEIGHTS = (".gguf", ".safetensors", *TORCH)
+SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.(gguf|safetensors|bin|pt|pth)$")
+#: A rank of a TensorRT-LLM checkpoint.
+RANK = re.compile(r"^rank(\d+)\.safetensors$")
+#: What a trainer leaves beside the weights.
+_TRAINERS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state.*|random_states.*)\.(bin|pt|pth)$")
 
 
 class FileRole(StrEnum):
@@ -59,8 +65,9 @@ class ChosenFile:
 class Choice:
     """The checkpoint's files in the order of reading: small ones first, so that bad config is found at once."""
 
-    format: str  # gguf | safetensors
+    format: str  # gguf | safetensors | torch | tensorrt_llm
     files: tuple[ChosenFile, ...]
+    index: str = ""  # the file that names the shards, if there is one
 
     @property
     def size(self) -> int:
@@ -76,13 +83,16 @@ def choose_files(listing: tuple[ListedFile, ...], *, where: str) -> Choice:
     """
     by_name = {file.name: file for file in listing}
     weights = [file for file in listing if file.name.endswith((".gguf", ".safetensors")) and "/" not in file.name]
-    empty = next((file.name for file in weights if file.size == 0), None)
+    empty = next((file.name for file in listing if file.size == 0 and file.name.endswith(WEIGHTS)), None)
     if empty is not None:
         raise Terminal(Reason.CHECKPOINT_CORRUPT, f"{empty} in {where} is empty: upload it again.")
     ggufs = [file for file in weights if file.name.endswith(".gguf")]
     if len(ggufs) == len(weights) and ggufs:
         return Choice("gguf", (ChosenFile(_one_gguf(ggufs, where), FileRole.WEIGHTS),))
-    return _choose_safetensors(by_name, where)
+    ranks = [file.name for file in weights if RANK.match(file.name)]
+    if ranks:
+        return _with_small_files("tensorrt_llm", by_name, ranks, "", where)
+    return _choose_hugging_face(by_name, where)
 
 
 def narrow_to_index(choice: Choice, index: Mapping[str, Any], *, where: str) -> Choice:
@@ -92,20 +102,20 @@ def narrow_to_index(choice: Choice, index: Mapping[str, Any], *, where: str) -> 
         Terminal: CheckpointIncomplete, a shard of the index is missing.
     """
     weights = frozenset(chosen.file.name for chosen in choice.files if chosen.role is FileRole.WEIGHTS)
-    shards = check_shards(index, weights, where=where)
+    shards = check_shards(index, weights, choice.index, where=where)
     kept = tuple(c for c in choice.files if c.role is not FileRole.WEIGHTS or c.file.name in shards)
-    return Choice(choice.format, kept)
+    return Choice(choice.format, kept, choice.index)
 
 
-def check_shards(index: Mapping[str, Any], names: frozenset[str], *, where: str) -> frozenset[str]:
-    """The shards that ``model.safetensors.index.json`` names, all of them among ``names``.
+def check_shards(index: Mapping[str, Any], names: frozenset[str], index_name: str, *, where: str) -> frozenset[str]:
+    """The shards that the index names, all of them among ``names``.
 
     Raises:
         Terminal: CheckpointIncomplete names the first one that is missing.
     """
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
-        raise Terminal(Reason.CHECKPOINT_CORRUPT, f"{INDEX} in {where} has no weight_map: upload it again.")
+        raise Terminal(Reason.CHECKPOINT_CORRUPT, f"{index_name} in {where} has no weight_map: upload it again.")
     shards = frozenset(str(shard) for shard in weight_map.values())
     missing = sorted(shards - names)
     if missing:
@@ -131,34 +141,46 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def _choose_safetensors(by_name: Mapping[str, ListedFile], where: str) -> Choice:
-    weights = [name for name in by_name if name.endswith(".safetensors") and "/" not in name]
-    if not weights:
-        pickles = [name for name in by_name if name.endswith((".bin", ".pt", ".pth"))]
-        found = f" There is {pickles[0]}, which could run code and is not read: save as safetensors." if pickles else ""
-        raise Terminal(
-            Reason.CHECKPOINT_INCOMPLETE,
-            f"{where} has neither a .gguf nor a .safetensors file.{found}",
-        )
+def _choose_hugging_face(by_name: Mapping[str, ListedFile], where: str) -> Choice:
+    top = [name for name in by_name if "/" not in name]
+    weights = [name for name in top if name.endswith(".safetensors")]
+    if weights:
+        return _choose_weights("safetensors", by_name, weights, ("model.safetensors", SAFETENSORS_INDEX), where)
+    weights = [name for name in top if name.endswith(TORCH) and not _TRAINERS.match(name)]
+    if weights:
+        return _choose_weights("torch", by_name, weights, ("pytorch_model.bin", TORCH_INDEX), where)
+    raise Terminal(
+        Reason.CHECKPOINT_INCOMPLETE,
+        f"{where} has no weights: no .safetensors, .bin, .pt or .gguf file.",
+    )
+
+
+def _choose_weights(
+    kind: str, by_name: Mapping[str, ListedFile], weights: list[str], names: tuple[str, str], where: str
+) -> Choice:
+    """Weights that one index, one file of the usual name, or nothing else stands for; ``names`` are file and index."""
+    single, index = names
+    if index in by_name:
+        return _with_small_files(kind, by_name, weights, index, where)
+    if single in weights:
+        return _with_small_files(kind, by_name, [single], "", where)
+    if len(weights) == 1 and not SHARD.match(weights[0]):
+        return _with_small_files(kind, by_name, weights, "", where)
+    raise Terminal(
+        Reason.CHECKPOINT_INCOMPLETE,
+        f"{index} is missing in {where}, and there is no {single}: upload the index with all its shards.",
+    )
+
+
+def _with_small_files(
+    kind: str, by_name: Mapping[str, ListedFile], weights: list[str], index: str, where: str
+) -> Choice:
     for needed in ("config.json", "tokenizer.json"):
         if needed not in by_name:
             raise Terminal(Reason.CHECKPOINT_INCOMPLETE, f"{needed} is missing in {where}: upload it.")
-    if INDEX not in by_name:
-        weights = _without_index(weights, where)
-    small = [ChosenFile(by_name[name], FileRole.CONFIG) for name in CONFIG_FILES if name in by_name]
+    small = [ChosenFile(by_name[name], FileRole.CONFIG) for name in (*CONFIG_FILES, index) if name in by_name]
     small += [ChosenFile(by_name[name], FileRole.TOKENIZER) for name in TOKENIZER_FILES if name in by_name]
-    return Choice("safetensors", (*small, *(ChosenFile(by_name[n], FileRole.WEIGHTS) for n in sorted(weights))))
-
-
-def _without_index(weights: list[str], where: str) -> list[str]:
-    if SINGLE in weights:
-        return [SINGLE]
-    if len(weights) == 1 and not SHARD.match(weights[0]):
-        return weights
-    raise Terminal(
-        Reason.CHECKPOINT_INCOMPLETE,
-        f"{INDEX} is missing in {where}, and there is no {SINGLE}: upload the index with all its shards.",
-    )
+    return Choice(kind, (*small, *(ChosenFile(by_name[n], FileRole.WEIGHTS) for n in sorted(weights))), index)
 
 
 def _one_gguf(files: list[ListedFile], where: str) -> ListedFile:

@@ -1,13 +1,20 @@
-"""Opens the chosen files of a checkpoint, once they lie in a folder, and checks all that needs no weights."""
+"""Opens the chosen files of a checkpoint, once they lie in a folder, and checks them: first all that needs no weights.
+
+The weights themselves are checked by our converters as they read them, else by ``scan_weights``.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
-from hotstart.engines.checkpoints.checkpoint import Checkpoint, check_shapes
+from hotstart.engines.checkpoints.checkpoint import Checkpoint, check_shapes, read_weight
 from hotstart.engines.checkpoints.choose import Choice
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.checkpoints.tokenizer import check_fit, check_markers, parse_tokenizer
+from hotstart.engines.checkpoints.trtllm_folder import TrtllmFolder
+from hotstart.engines.checkpoints.upstream_config import UpstreamFacts, check_upstream_shapes
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.exchange.messages import ServingOptions
 
@@ -22,6 +29,12 @@ def open_checkpoint(folder: Path, choice: Choice) -> Checkpoint:
         from hotstart.engines.checkpoints.gguf_file import GgufFile  # only here: its library takes long to load
 
         return GgufFile(folder / choice.files[0].file.name)
+    if choice.format == "torch":
+        from hotstart.engines.checkpoints.torch_folder import TorchFolder
+
+        return TorchFolder(folder, tuple(chosen.file.name for chosen in choice.files))
+    if choice.format == "tensorrt_llm":
+        return TrtllmFolder(folder)
     return SafetensorsFolder(folder)
 
 
@@ -31,7 +44,12 @@ def check_checkpoint(checkpoint: Checkpoint, serving: ServingOptions) -> None:
     Raises:
         Terminal: with what does not fit what.
     """
-    check_shapes(checkpoint)
+    if isinstance(checkpoint, TrtllmFolder):
+        checkpoint.check_ranks()
+    elif isinstance(checkpoint.facts, UpstreamFacts):
+        check_upstream_shapes(checkpoint.facts, checkpoint.shapes())
+    else:
+        check_shapes(checkpoint)
     check_serving(checkpoint, serving)
 
 
@@ -41,9 +59,28 @@ def check_serving(checkpoint: Checkpoint, serving: ServingOptions) -> None:
     check_fit(tokenizer, checkpoint.facts.vocab)
     check_markers(tokenizer, serving)
     wanted, context = serving.max_input_tokens + serving.max_new_tokens, checkpoint.facts.context_length
-    if wanted > context:
+    if context and wanted > context:
         raise Terminal(
             Reason.UNSUPPORTED_RECIPE,
             f"inputTokens {serving.max_input_tokens} and maxNewTokens {serving.max_new_tokens} are {wanted} tokens "
             f"together, the checkpoint was trained for {context}: lower engine.limits or serving.maxNewTokens.",
         )
+
+
+def scan_weights(checkpoint: Checkpoint, progress: Callable[[float], None] = lambda share: None) -> None:
+    """Reads every tensor once, one at a time; for checkpoints whose weights pass through no ``read_weight`` later.
+
+    Raises:
+        Terminal: CheckpointCorrupt names the first tensor that holds NaN or Inf.
+    """
+    shapes = checkpoint.shapes()
+    total, done = sum(math.prod(shape) for shape in shapes.values()), 0
+    for name, shape in shapes.items():
+        read_weight(checkpoint, name)
+        done += math.prod(shape)
+        progress(done / max(total, 1))
+
+
+def is_read_by_others(checkpoint: Checkpoint) -> bool:
+    """Whether the weights go to a converter or a build that is not ours, unseen."""
+    return isinstance(checkpoint.facts, UpstreamFacts)

@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from hotstart.engines.checkpoints.checkpoint import Array, Facts, Shape, StoredTensor
-from hotstart.engines.checkpoints.choose import INDEX, parse_json
+from hotstart.engines.checkpoints.checkpoint import Array, Facts, Shape, StoredTensor, decode
+from hotstart.engines.checkpoints.choose import SAFETENSORS_INDEX
 from hotstart.engines.checkpoints.facts import make_checkpoint_facts
-from hotstart.engines.checkpoints.tokenizer import end_ids, parse_tokenizer, starts_with
+from hotstart.engines.checkpoints.small_files import read_json, read_texts, refuse_pointer
+from hotstart.engines.checkpoints.upstream_config import count_upstream
 from hotstart.engines.errors import Reason, Terminal
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
 # https://github.com/huggingface/safetensors#format; bfloat16 is the upper half of a float32.
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+#: Masks and positions, which old checkpoints store beside the weights; never read.
+BUFFERS = frozenset({"BOOL", "I64"})
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """Where one tensor lies; ``dtype`` as safetensors names it, ``start`` in bytes of the file."""
+
     file: Path
     dtype: str
     shape: Shape
-    start: int  # bytes from the start of the file
+    start: int
 
 
 class SafetensorsFolder:
@@ -39,27 +43,23 @@ class SafetensorsFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.facts: Facts = make_checkpoint_facts(self._json("config.json"))
-        self.tokenizer_json = (folder / "tokenizer.json").read_bytes()
-        tokenizer = parse_tokenizer(self.tokenizer_json)
-        self.eos_ids = end_ids(tokenizer, self._declared_ends(), self.facts.vocab)
-        self.bos_id = self._bos_id(tokenizer)
-        self._entries: dict[str, _Entry] | None = None
+        facts = make_checkpoint_facts(read_json(folder, "config.json"))
+        texts = read_texts(folder, facts.vocab)
+        self.tokenizer_json, self.eos_ids, self.bos_id = texts.tokenizer_json, texts.eos_ids, texts.bos_id
+        self._entries: dict[str, Entry] | None = None
+        there = all(path.exists() for path in self._weight_files())
+        self.facts: Facts = count_upstream(facts, self.shapes) if there else facts
 
     def shapes(self) -> dict[str, Shape]:
         return {name: entry.shape for name, entry in self._load_entries().items()}
 
     def stored(self, name: str) -> StoredTensor:
-        entry = self._load_entries()[name]
-        return StoredTensor(entry.dtype, np.memmap(entry.file, DTYPES[entry.dtype], "r", entry.start, entry.shape))
+        return map_entry(self._load_entries()[name])
 
     def tensor(self, name: str) -> Array:
-        found = self.stored(name)
-        if found.dtype == "BF16":
-            return (found.values.astype(np.uint32) << 16).view(np.float32)
-        return np.array(found.values, dtype=np.float32)
+        return decode(self.stored(name))
 
-    def _load_entries(self) -> dict[str, _Entry]:
+    def _load_entries(self) -> dict[str, Entry]:
         if self._entries is None:
             self._entries = {}
             for path in self._weight_files():
@@ -67,36 +67,24 @@ class SafetensorsFolder:
         return self._entries
 
     def _weight_files(self) -> list[Path]:
-        if (self._folder / INDEX).exists():
-            shards = set(self._json(INDEX)["weight_map"].values())
-            return [self._folder / shard for shard in sorted(shards)]
+        index = read_json(self._folder, SAFETENSORS_INDEX)
+        if index:
+            return [self._folder / shard for shard in sorted(set(index["weight_map"].values()))]
         return sorted(self._folder.glob("*.safetensors"))
 
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self._folder / name
-        return parse_json(path.read_bytes(), name) if path.exists() else {}
 
-    def _declared_ends(self) -> list[int]:
-        ends: list[Any] = []
-        for name in ("generation_config.json", "config.json"):
-            value = self._json(name).get("eos_token_id")
-            ends += value if isinstance(value, list) else [value]
-        return [end for end in ends if isinstance(end, int)]
-
-    def _bos_id(self, tokenizer: Tokenizer) -> int | None:
-        bos = self._json("config.json").get("bos_token_id")
-        if not isinstance(bos, int) or not 0 <= bos < self.facts.vocab:
-            return None
-        wanted = self._json("tokenizer_config.json").get("add_bos_token")
-        return bos if (starts_with(tokenizer, bos) if wanted is None else wanted) else None
+def map_entry(entry: Entry) -> StoredTensor:
+    """One tensor, mapped and not read."""
+    return StoredTensor(entry.dtype, np.memmap(entry.file, DTYPES[entry.dtype], "r", entry.start, entry.shape))
 
 
-def read_header(path: Path) -> dict[str, _Entry]:
-    """Where each tensor of one file lies.
+def read_header(path: Path, known: Container[str] = frozenset(DTYPES)) -> dict[str, Entry]:
+    """Where each tensor of one file lies; buffers are left out.
 
     Raises:
         Terminal: CheckpointCorrupt, the file is cut short or malformed; UnsupportedArchitecture, an unknown dtype.
     """
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="numpy") as opened:  # checks sizes, overlaps and the header's form
             opened.keys()
@@ -108,7 +96,8 @@ def read_header(path: Path) -> dict[str, _Entry]:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    unknown = next((f"{name} ({e['dtype']})" for name, e in header.items() if e["dtype"] not in DTYPES), None)
+    header = {name: entry for name, entry in header.items() if entry["dtype"] not in BUFFERS}
+    unknown = next((f"{name} ({e['dtype']})" for name, e in header.items() if e["dtype"] not in known), None)
     if unknown:
         raise Terminal(
             Reason.UNSUPPORTED_ARCHITECTURE,
@@ -116,6 +105,6 @@ def read_header(path: Path) -> dict[str, _Entry]:
         )
     start = 8 + length
     return {
-        name: _Entry(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
+        name: Entry(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
         for name, entry in header.items()
     }
