@@ -24,6 +24,7 @@ from hotstart.exchange.names import (
 from hotstart.operator.core.names import ANNOTATION_DECIDED_AT, ANNOTATION_DRAINING_SINCE, attempt_of
 from pydantic import ValidationError
 
+CALIBRATOR = "calibrator"  # the container beside a build that measures the engine
 FRESH_SECONDS = 5.0  # older reports say nothing about now
 
 Object = Mapping[str, Any]
@@ -155,8 +156,9 @@ def number_in(annotations: Mapping[str, str], name: str) -> float | None:
 
 
 def container_statuses(status: Object) -> tuple[Object, ...]:
-    """Statuses of all containers, init containers first."""
-    return (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    """Statuses of all containers, init containers first; what befalls a calibrator is no matter of its pod."""
+    every = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    return tuple(container for container in every if container.get("name") != CALIBRATOR)
 
 
 QUIET_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})

@@ -11,6 +11,7 @@ from hotstart.exchange.messages import BuildPhase, ServingOptions
 from hotstart.operator.api import CompletionModel, Engine, Reason
 from hotstart.operator.api.model_spec import Checkpoint, Management
 from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine
+from hotstart.operator.core.calibrator import replica_limits, with_calibrator
 from hotstart.operator.core.diff import diff_merge
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.events import EventNote, note_changes
@@ -39,6 +40,7 @@ class Wanting:
 
     checkpoint: Checkpoint
     serving: ServingOptions
+    limits: dict[str, str]  # of a replica, for the calibration
     paused: bool
 
 
@@ -149,7 +151,8 @@ def find_wanting(observed: Observed, engine: Engine) -> Wanting | None:
         wanted = find_wanted_engine(model.spec, model.status.checkpoint)
         if wanted is not None and wanted.refusal is None and wanted.key == engine.spec.key:
             paused = model.spec.management is Management.PAUSED
-            found.append(Wanting(model.spec.checkpoint, make_serving_options(model.spec), paused))
+            serving, limits = make_serving_options(model.spec), replica_limits(model.spec)
+            found.append(Wanting(model.spec.checkpoint, serving, limits, paused))
     return next(iter(sorted(found, key=lambda wanting: wanting.paused)), None)
 
 
@@ -160,6 +163,7 @@ def make_writes(engine: Engine, wanting: Wanting | None, plan: EnginePlan, image
     writes: list[Write] = [Delete("Job", job.namespace, job.name, job.uid) for job in plan.obsolete]
     if plan.start is not None and wanting is not None:
         body = make_build_job(engine, wanting.checkpoint, wanting.serving, images, attempt=plan.start)
+        body = with_calibrator(body, engine.spec.runtime, wanting.limits)
         message = f"Building engine {engine.metadata.name[:12]} (attempt {plan.start + 1})."
         writes.append(Create(body, Reason.ENGINE_BUILDING, message))
     return tuple(writes)
