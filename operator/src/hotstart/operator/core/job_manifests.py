@@ -23,7 +23,9 @@ from hotstart.exchange.names import (
     PORT_AGENT,
 )
 from hotstart.operator.api import CompletionModel, Engine
-from hotstart.operator.api.model_spec import Checkpoint
+from hotstart.operator.api.model_spec import Checkpoint, Runtime
+from hotstart.operator.core.gpu_jobs import BuildSize, with_gpus
+from hotstart.operator.core.gpu_request import make_gpu_request
 from hotstart.operator.core.names import ANNOTATION_ATTEMPT, build_job_name, inspect_job_name
 from hotstart.operator.core.pod_manifest import (
     CONTAINER_SECURITY,
@@ -63,15 +65,24 @@ def make_inspect_job(model: CompletionModel, images: Images, *, attempt: int) ->
         owner=make_owner(model),
         labels=labels,
         annotations={ANNOTATION_INSPECT_SPEC: spec_hash, ANNOTATION_ATTEMPT: str(attempt)},
-        container=make_builder_container("inspect", env, spec.checkpoint.secret_name, images),
+        container=make_builder_container("inspect", env, spec.checkpoint.secret_name, images, Runtime.CTRANSLATE2),
         limit_seconds=INSPECT_LIMIT_SECONDS,
     )
 
 
 def make_build_job(
-    engine: Engine, checkpoint: Checkpoint, serving: ServingOptions, images: Images, *, attempt: int
+    engine: Engine,
+    checkpoint: Checkpoint,
+    serving: ServingOptions,
+    images: Images,
+    *,
+    attempt: int,
+    size: BuildSize | None = None,
 ) -> dict[str, Any]:
-    """The Job that builds, verifies and uploads the engine. ``checkpoint`` is that of a model that wants it now."""
+    """The Job that builds, verifies and uploads the engine. ``checkpoint`` is that of a model that wants it now.
+
+    ``size`` is what a build with a GPU needs of its node.
+    """
     spec, meta = engine.spec, engine.metadata
     env = [
         checkpoint_env(checkpoint),
@@ -81,7 +92,7 @@ def make_build_job(
         {"name": "HOTSTART_CHECKPOINT_DIGEST", "value": spec.checkpoint_digest},
         {"name": "HOTSTART_TOKENIZER_DIGEST", "value": spec.tokenizer_digest},
     ]
-    container = make_builder_container("build", env, checkpoint.secret_name, images)
+    container = make_builder_container("build", env, checkpoint.secret_name, images, spec.runtime)
     container["ports"] = [{"name": "agent", "containerPort": PORT_AGENT}]
     owner = {
         "apiVersion": API_VERSION,
@@ -103,16 +114,19 @@ def make_build_job(
     pod = job["spec"]["template"]["spec"]
     pod["volumes"].append({"name": "exchange-keys", "configMap": {"name": KEYS_CONFIGMAP, "optional": False}})
     container["volumeMounts"].append({"name": "exchange-keys", "mountPath": KEYS_MOUNT, "readOnly": True})
-    return job
+    request = make_gpu_request(spec.accelerator, spec.recipe.tensor_parallel)
+    if request is None or size is None:
+        return job
+    return with_gpus(job, request, size, architecture=spec.recipe.platform.cpu_architecture)
 
 
 def make_builder_container(
-    command: str, env: list[dict[str, Any]], secret: str | None, images: Images
+    command: str, env: list[dict[str, Any]], secret: str | None, images: Images, runtime: Runtime
 ) -> dict[str, Any]:
-    """The builder's container; credentials by reference."""
+    """The builder's container, in the image of ``runtime``; credentials by reference."""
     return {
         "name": "builder",
-        "image": images.builder,
+        "image": images.building(runtime),
         "imagePullPolicy": images.pull_policy,
         "command": ["hotstart-builder", command],
         "env": [

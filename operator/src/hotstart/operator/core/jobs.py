@@ -117,7 +117,7 @@ def read_eviction(pod: PodFacts, *, fallback: str, what: str) -> Failure:
     """A pod that the kubelet took off its node: for its disk, for memory, or for something else."""
     text, at = pod.evicted.rstrip("."), (0.0 if pod.exit is None else pod.exit.finished or 0.0)
     said = f"{what.capitalize()} was evicted from node {pod.node}: {text}."
-    if "ephemeral" in text or "EmptyDir" in text or "emptyDir" in text or "disk" in text:
+    if any(word in text.lower() for word in ("ephemeral", "emptydir", "disk")):
         return Failure(Reason.DISK_FULL, f"{said} It needs a node with more free disk for emptyDir volumes.", True, at)
     if "memory" in text:
         return Failure(Reason.OUT_OF_MEMORY, f"{said} It needs a node with more free memory.", True, at)

@@ -12,6 +12,7 @@ from typing import Any
 from hotstart.engines.accelerators import AcceleratorFacts, find_accelerator, find_refusal, known_mig_profiles
 from hotstart.engines.accelerators import known_products as known_gpus
 from hotstart.engines.architectures import find_architecture, known_names
+from hotstart.engines.build_estimate import HOST_BASE, HOST_TIMES_WEIGHTS, make_build_estimate
 from hotstart.engines.key import engine_name, key_inputs, make_key
 from hotstart.engines.memory_plan import MemoryPlan, NetworkSizes, make_memory_plan
 from hotstart.engines.recipe import EngineLimits, EngineRecipe, Platform, Toolchain, make_toolchain
@@ -19,10 +20,12 @@ from hotstart.exchange.messages import PromptFormat, ServingOptions, StopMode
 from hotstart.operator.api import CompletionModelSpec, Reason
 from hotstart.operator.api.model_spec import Accelerator, Quantization, Runtime
 from hotstart.operator.api.status import CheckpointStatus, NetworkStatus
+from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.names import digest_of
 
 DEFAULT_CONVERTER = "hotstart-llama"  # of ctranslate2, for checkpoints that were inspected before networks were named
+SCRATCH_MARGIN = 1.1  # tokenizer, scales, timing cache and the file system's own
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,15 @@ class WantedEngine:
     """The engine that a model needs.
 
     ``memory`` is None where the network's sizes are not known, and for engines of CPUs. ``refusal`` says why it must
-    not be built; one that stands is served all the same, for it was built by another arithmetic.
+    not be built; one that stands is served all the same, for it was built by another arithmetic. ``size`` is what a
+    build with a GPU takes; None for engines of CPUs.
     """
 
     key: str
     recipe: EngineRecipe
     memory: MemoryPlan | None = None
     refusal: Failure | None = None
+    size: BuildSize | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +60,8 @@ def decide_wanted_engine(spec: CompletionModelSpec, checkpoint: CheckpointStatus
     recipe = make_recipe(spec, toolchain, gpu)
     memory = None if gpu is None else plan_memory(checkpoint, recipe, gpu)
     refusal = find_sequence_refusal(spec, checkpoint.network) or find_memory_refusal(memory)
-    return WantedEngine(make_key(key_inputs(checkpoint.digest, recipe)), recipe, memory, refusal)
+    size = None if gpu is None else plan_build(checkpoint, recipe)
+    return WantedEngine(make_key(key_inputs(checkpoint.digest, recipe)), recipe, memory, refusal, size)
 
 
 def find_wanted_engine(spec: CompletionModelSpec, checkpoint: CheckpointStatus | None) -> WantedEngine | None:
@@ -137,6 +143,20 @@ def plan_memory(checkpoint: CheckpointStatus, recipe: EngineRecipe, gpu: Acceler
     """The memory plan; None where the network's sizes are not known."""
     sizes = make_sizes(checkpoint)
     return None if sizes is None else make_memory_plan(sizes, recipe, gpu)
+
+
+def plan_build(checkpoint: CheckpointStatus, recipe: EngineRecipe) -> BuildSize:
+    """What the build needs of its node; by the checkpoint's bytes alone where the network's sizes are not known.
+
+    The scratch disk holds the converted checkpoint, and beside it first the checkpoint and then the engine.
+    """
+    sizes, given = make_sizes(checkpoint), checkpoint.size_bytes or 0
+    if sizes is None:
+        return BuildSize(HOST_BASE + int(HOST_TIMES_WEIGHTS * given), int(2 * given * SCRATCH_MARGIN))
+    estimate = make_build_estimate(sizes, recipe)
+    converted = estimate.scratch // 2
+    scratch = int((converted + max(given, converted)) * SCRATCH_MARGIN)
+    return BuildSize(estimate.host_memory, scratch, estimate.seconds)
 
 
 def find_memory_refusal(memory: MemoryPlan | None) -> Failure | None:

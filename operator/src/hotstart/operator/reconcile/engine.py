@@ -16,6 +16,7 @@ from hotstart.operator.core.diff import diff_merge
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.gpu_fleet import GpuFleet
+from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.job_manifests import make_build_job
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.model import is_stored
@@ -36,12 +37,13 @@ RECHECK_SECONDS = 290.0  # an engine that stands is looked for again at each res
 
 @dataclass(frozen=True)
 class Wanting:
-    """A model that wants the engine now: its checkpoint with its Secret, and its serving options."""
+    """A model that wants the engine now: its checkpoint with its Secret, its serving options, what a build takes."""
 
     checkpoint: Checkpoint
     serving: ServingOptions
     limits: dict[str, str]  # of a replica, for the calibration
     paused: bool
+    size: BuildSize | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def find_wanting(observed: Observed, engine: Engine) -> Wanting | None:
         if wanted is not None and wanted.refusal is None and wanted.key == engine.spec.key:
             paused = model.spec.management is Management.PAUSED
             serving, limits = make_serving_options(model.spec), replica_limits(model.spec)
-            found.append(Wanting(model.spec.checkpoint, serving, limits, paused))
+            found.append(Wanting(model.spec.checkpoint, serving, limits, paused, wanted.size))
     return next(iter(sorted(found, key=lambda wanting: wanting.paused)), None)
 
 
@@ -162,7 +164,8 @@ def make_writes(engine: Engine, wanting: Wanting | None, plan: EnginePlan, image
         return ()
     writes: list[Write] = [Delete("Job", job.namespace, job.name, job.uid) for job in plan.obsolete]
     if plan.start is not None and wanting is not None:
-        body = make_build_job(engine, wanting.checkpoint, wanting.serving, images, attempt=plan.start)
+        checkpoint, serving = wanting.checkpoint, wanting.serving
+        body = make_build_job(engine, checkpoint, serving, images, attempt=plan.start, size=wanting.size)
         body = with_calibrator(body, engine.spec.runtime, wanting.limits)
         message = f"Building engine {engine.metadata.name[:12]} (attempt {plan.start + 1})."
         writes.append(Create(body, Reason.ENGINE_BUILDING, message))

@@ -1,0 +1,65 @@
+"""What a build Job with a GPU has beyond one of a CPU. Pure.
+
+Two containers, one after the other, on one scratch disk: `convert` downloads and converts the checkpoint and sees no
+GPU; `builder` compiles, verifies, calibrates and uploads, and has them. The scheduler reserves the GPUs for the whole
+pod, as it must: an engine is built on the node that has them, and the converted checkpoint is too large to move.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from hotstart.engines.accelerators import MIB
+from hotstart.operator.core.gpu_request import GpuRequest
+
+CONVERT = "convert"
+SHM = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}}  # shared by the ranks of one build
+CPU = "2"  # TensorRT compiles on few threads; the rest of the work is the GPU's
+EXIT_TERMINAL = 64
+
+
+@dataclass(frozen=True)
+class BuildSize:
+    """What a build needs of its node, estimated (`engines/build_estimate.py`); bytes. ``seconds`` None: unknown."""
+
+    memory: int
+    scratch: int
+    seconds: float | None = None
+
+
+def quantity(size: int) -> str:
+    """Bytes as Kubernetes takes them, in whole MiB."""
+    return f"{-(-size // MIB)}Mi"
+
+
+def with_gpus(job: dict[str, Any], request: GpuRequest, size: BuildSize, *, architecture: str) -> dict[str, Any]:
+    """The Job with the conversion before it, its GPUs, and requests for what the build takes."""
+    job = copy.deepcopy(job)
+    pod = job["spec"]["template"]["spec"]
+    builder = next(container for container in pod["containers"] if container["name"] == "builder")
+    needs = {"cpu": CPU, "memory": quantity(size.memory), "ephemeral-storage": quantity(size.scratch)}
+    pod["initContainers"] = [*pod.get("initContainers", []), make_convert_container(builder, needs)]
+    builder["resources"] = {"requests": needs, "limits": request.resources}
+    builder["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    pod["volumes"].append(SHM)
+    pod["nodeSelector"] = {"kubernetes.io/arch": architecture, **request.node_selector}
+    pod["tolerations"] = request.tolerations
+    codes = {"containerName": CONVERT, "operator": "In", "values": [EXIT_TERMINAL]}
+    job["spec"]["podFailurePolicy"]["rules"].append({"action": "FailJob", "onExitCodes": codes})
+    return job
+
+
+def make_convert_container(builder: dict[str, Any], needs: dict[str, str]) -> dict[str, Any]:
+    """The conversion: the builder's image, environment and disks; no port, no key of the exchange and no GPU."""
+    container = copy.deepcopy(builder)
+    container.pop("ports", None)
+    mounts = [mount for mount in container["volumeMounts"] if mount["name"] != "exchange-keys"]
+    return {
+        **container,
+        "name": CONVERT,
+        "command": ["hotstart-builder", CONVERT],
+        "resources": {"requests": needs},
+        "volumeMounts": mounts,
+    }
