@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import aiohttp
 from aiohttp import web
 from hotstart.engines.triton.repository import ModelBundle, make_repository
 from hotstart.engines.triton.server import KEY_FILE, ServerPlan
+from hotstart.engines.triton.trtllm_config import read_build
 from hotstart.exchange.client import ExchangeClient
 from hotstart.exchange.messages import EngineFile, PodAssignment, PodReport, PodRequest, PodState, ServingOptions
 from hotstart.exchange.signing import SigningKey
@@ -58,7 +60,9 @@ def make_assignment(**changes: object) -> PodAssignment:
 
 def write_repository(root: Path, engine: Path, serving: ServingOptions) -> Path:
     """A model repository as the agent writes it."""
-    for path, text in make_repository(ModelBundle(MODEL, ENGINE_KEY, engine, serving)).items():
+    runtime = json.loads((engine / "engine.json").read_text())["runtime"]
+    build = read_build(engine) if runtime == "tensorrt_llm" else None
+    for path, text in make_repository(ModelBundle(MODEL, ENGINE_KEY, engine, serving, build)).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     return root
@@ -109,6 +113,8 @@ class Pod:
     agent: subprocess.Popen[bytes] | None = None
     triton: TritonServer | None = None
     epoch: int = 1
+    backends: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> str:
@@ -126,6 +132,7 @@ class Pod:
             "HOTSTART_PODINFO": str(self.root / "podinfo"),
             "HOTSTART_AGENT_PORT": str(self.port),
             "HOTSTART_AGENT_ADDRESS": "127.0.0.1",
+            **self.environment,
         }
         with (self.root / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(
@@ -144,7 +151,11 @@ class Pod:
         await until(has_key, "the pod's key")
         self.plan = ServerPlan(**{**vars(self.plan), "key": (self.root / "run" / KEY_FILE).read_text()})
         self.triton = await asyncio.to_thread(
-            start_triton, self.plan.repository, like=self.plan, log=self.root / "triton.log"
+            start_triton,
+            self.plan.repository,
+            like=self.plan,
+            log=self.root / "triton.log",
+            backends=self.backends,
         )
 
     def end_agent(self, number: signal.Signals = signal.SIGTERM) -> None:

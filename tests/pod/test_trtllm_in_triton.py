@@ -1,0 +1,182 @@
+"""The completion model over the model ``tensorrt_llm`` in a real Triton, which the stand-in serves.
+
+The stand-in is loaded with the configuration generated for TensorRT-LLM's own backend, which has not run anywhere yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as grpc
+from tritonclient.utils import InferenceServerException
+
+from tests.support.completion_stream import Stream, cancel_message, message
+from tests.support.pod import make_serving, until, write_repository
+from tests.support.standin_engine import make_backends, write_standin_engine
+from tests.support.triton import TritonServer, start_triton
+
+pytestmark = pytest.mark.integration
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, slow_engine_folder: Path) -> Iterator[TritonServer]:
+    """Triton with both models on the slow engine."""
+    root = tmp_path_factory.mktemp("trtllm")
+    engine = write_standin_engine(root / "engine", slow_engine_folder, batch_size=BATCH)
+    serving = make_serving(max_new_tokens=400, max_input_tokens=96, queue_limit=28)
+    repository = write_repository(root / "repository", engine, serving)
+    made = start_triton(repository, load=("tensorrt_llm", "completion"), backends=make_backends(root / "backends"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def stream(server: TritonServer) -> AsyncIterator[Stream]:
+    async with grpc.InferenceServerClient(server.grpc) as client:
+        made = Stream(client)
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+async def direct(completion_server: TritonServer) -> AsyncIterator[Stream]:
+    """The completion model that runs the same engine itself."""
+    async with grpc.InferenceServerClient(completion_server.grpc) as client:
+        made = Stream(client)
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+def running(server: TritonServer) -> Callable[[], Any]:
+    async def read() -> float:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{server.metrics}/metrics") as response,
+        ):
+            lines = (await response.text()).splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("hotstart_completion_running{"))
+
+    return read
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_tokens": 24},
+        {"max_tokens": 24, "stream": True},
+        {"max_tokens": 60, "stop_mode": "line"},
+        {"max_tokens": 12, "temperature": 0.9, "seed": 11, "top_k": 20},
+    ],
+    ids=lambda options: "-".join(options),
+)
+async def test_the_text_is_that_of_the_engine_run_directly(
+    stream: Stream, direct: Stream, options: dict[str, Any]
+) -> None:
+    [through] = await stream.end(stream.send(message("t", **options)))
+    [own] = await direct.end(direct.send(message("d", **options)))
+    assert "".join(stream.texts["t"]) == "".join(direct.texts["d"]) != ""
+    for name in ("finish_reason", "completion_tokens", "prompt_tokens"):
+        assert through[name] == own[name]
+    assert "engine_queue_ms" in through
+    assert "engine_queue_ms" not in own
+
+
+async def test_a_stop_string_ends_the_generation_in_the_engine(stream: Stream, running: Callable[[], Any]) -> None:
+    await stream.end(stream.send(message("free", max_tokens=24)))
+    text = stream.texts["free"][0]
+    stop = text[len(text) // 2 :][:3]
+    for request_id, streaming in (("stop-whole", False), ("stop-parts", True)):
+        [details] = await stream.end(stream.send(message(request_id, max_tokens=400, stop=[stop], stream=streaming)))
+        assert "".join(stream.texts[request_id]) == text[: text.find(stop)]
+        assert details["finish_reason"] == "stop"
+        assert details["completion_tokens"] <= 24
+    await until(lambda: _idle(running), "an idle engine")
+
+
+async def test_what_the_engine_measured_stands_in_the_details(stream: Stream) -> None:
+    prompt = "total = total + values[index] * weights[index]\n" * 6
+    [first] = await stream.end(stream.send(message("first", prompt=prompt, max_tokens=2)))
+    [second] = await stream.end(stream.send(message("second", prompt=prompt, max_tokens=2)))
+    assert first["reused_blocks"] == 0
+    assert second["reused_blocks"] > 0
+    assert 0 <= second["engine_queue_ms"] < 60_000
+
+
+async def test_a_seed_repeats_and_no_seed_varies(stream: Stream) -> None:
+    def sampled(name: str, **options: Any) -> str:
+        return stream.send(message(name, max_tokens=12, temperature=1.0, **options))
+
+    await stream.end(sampled("s1", seed=7), sampled("s2", seed=7), sampled("s3", seed=8))
+    assert stream.texts["s1"] == stream.texts["s2"] != stream.texts["s3"]
+    names = [sampled(f"free{number}") for number in range(6)]
+    await stream.end(*names)
+    assert len({tuple(stream.texts[name]) for name in names}) > 1
+
+
+async def test_many_at_once_all_end(stream: Stream) -> None:
+    names = [stream.send(message(f"p{number}", max_tokens=4, stream=number % 2 == 0)) for number in range(24)]
+    for details in await stream.end(*names):
+        assert details["completion_tokens"] == 4
+    assert len({"".join(stream.texts[name]) for name in names}) == 1
+
+
+async def test_a_cancelled_request_frees_its_place_in_the_engine(stream: Stream, running: Callable[[], Any]) -> None:
+    names = [stream.send(message(f"c{number}", max_tokens=400, stream=True)) for number in range(BATCH)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(stream.first[name].wait() for name in names))
+    waiting = stream.send(message("next", max_tokens=1))
+    await stream.end(stream.send(cancel_message("k", names[0])))
+    [details, after] = await stream.end(names[0], waiting)
+    assert details["finish_reason"] == "cancelled"
+    assert details["completion_tokens"] < 400
+    assert after["completion_tokens"] == 1
+    for name in names[1:]:
+        stream.send(cancel_message(f"k-{name}", name))
+    await stream.end(*names)
+    await until(lambda: _idle(running), "an idle engine")
+
+
+async def test_a_client_that_leaves_ends_its_generations(server: TritonServer, running: Callable[[], Any]) -> None:
+    async with grpc.InferenceServerClient(server.grpc) as client:
+        stream = Stream(client)
+        names = [stream.send(message(f"b{number}", max_tokens=400, stream=True)) for number in range(BATCH)]
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(stream.first[name].wait() for name in names))
+        await stream.close()
+    await until(lambda: _idle(running), "an idle engine")
+
+
+async def test_a_failure_in_the_engine_comes_in_its_own_words(server: TritonServer) -> None:
+    """More tokens than the engine's sequence holds, sent past our own limits to the model itself."""
+    inputs = [
+        int_tensor("input_ids", [1] * 4090),
+        int_tensor("input_lengths", [4090]),
+        int_tensor("request_output_len", [100]),
+    ]
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": "tensorrt_llm", "request_id": "x", "inputs": inputs}
+
+    async with grpc.InferenceServerClient(server.grpc) as client:
+        async for _, error in client.stream_infer(requests(), stream_timeout=30):
+            assert isinstance(error, InferenceServerException)
+            assert "Executor failed process requestId" in str(error)
+            return
+
+
+def int_tensor(name: str, values: list[int]) -> Any:
+    made = grpc.InferInput(name, [1, len(values)], "INT32")
+    made.set_data_from_numpy(np.array([values], np.int32))
+    return made
+
+
+async def _idle(running: Callable[[], Any]) -> bool:
+    return bool(await running() == 0)
