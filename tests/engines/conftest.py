@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hotstart.engines.builder.cli import run_build, run_inspect
+from hotstart.engines.builder.cli import run_build, run_convert, run_inspect
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.settings import BuildSettings, make_build_settings
 from hotstart.engines.key import key_inputs, make_key
@@ -96,6 +96,16 @@ class BuilderJobs:
         environment, termination = self._make_environment({"HOTSTART_RUNTIME": "ctranslate2"})
         code = self._start("inspect", environment).wait(END_SECONDS) if process else run_inspect(environment)
         return code, json.loads(termination.read_text())
+
+    def convert(self, inspected: dict[str, Any], **variables: str) -> tuple[int, dict[str, Any]]:
+        """Runs ``convert`` to its end: exit code, and the failure where there is one."""
+        environment, termination = self._make_build_environment(inspected, variables)
+        code = run_convert(environment, self._tail())
+        return code, json.loads(termination.read_text()) if termination.exists() else {}
+
+    def start_convert(self, inspected: dict[str, Any], **variables: str) -> subprocess.Popen[str]:
+        """Starts ``convert`` in a process of its own."""
+        return self._start("convert", self._make_build_environment(inspected, variables)[0])
 
     def build(self, inspected: dict[str, Any], *, process: bool = False, **variables: str) -> RunningBuilder:
         """Starts ``build`` for what ``inspect`` gave."""

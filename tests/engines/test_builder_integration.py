@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hotstart.engines.builder.build import make_engine
+from hotstart.engines.builder.conversion import convert
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.errors import Reason, Retryable
 from hotstart.engines.manifest import MANIFEST_NAME, parse_manifest
+from hotstart.engines.runtimes.ctranslate2 import CTranslate2
 from hotstart.exchange.client import ExchangeFailed
 from hotstart.exchange.messages import BuildPhase, BuildRequest, PromptFormat, UploadPart
 from hotstart.exchange.signing import make_signing_key
@@ -169,15 +170,21 @@ async def test_a_recipe_of_another_release_is_not_built(tiny) -> None:
     await expect_failed_build(jobs, inspected, 64, "ToolchainMismatch", "of the same release")
 
 
+class FullDisk(CTranslate2):
+    """Writes its weights to a device that is always full."""
+
+    def convert(self, checkpoint: Any, recipe: Any, folder: Path, progress: Any, source: Path | None = None) -> None:
+        (folder / "model.bin").symlink_to("/dev/full")
+        super().convert(checkpoint, recipe, folder, progress, source)
+
+
 def test_a_disk_that_fills_up_while_converting_is_said_with_sizes(tiny, tmp_path: Path) -> None:
     _, inspected = tiny.inspect()
     settings = tiny.build_settings(inspected)
-    source, engine = tmp_path / "source", tmp_path / "engine"
-    source.mkdir()
-    engine.mkdir()
-    (engine / "model.bin").symlink_to("/dev/full")
+    runtime, folder = FullDisk(), tmp_path / "work"
+    folder.mkdir()
     with pytest.raises(Retryable, match="GiB are needed") as failure:
-        make_engine(settings, BuildState("uid", "key", LogTail()), source, engine)
+        convert(settings, BuildState("uid", "key", LogTail()), runtime, folder)
     assert failure.value.reason is Reason.DISK_FULL
 
 

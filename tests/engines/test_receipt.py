@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hotstart.engines.builder.receipt import (
+    CHECKPOINT,
     FILES,
     RECEIPT,
     BadReceipt,
@@ -25,13 +26,15 @@ def conversion(tmp_path: Path) -> Path:
     (folder / FILES / "checkpoint").mkdir(parents=True)
     (folder / FILES / "checkpoint" / "rank0.safetensors").write_bytes(b"weights")
     (folder / FILES / "tokenizer.json").write_text("{}")
-    write_receipt(folder, Receipt(KEY, "c" * 64, "t" * 64, 7, {"layers": 2}, 1.5))
+    (folder / CHECKPOINT).mkdir()
+    (folder / CHECKPOINT / "config.json").write_text("{}")
+    write_receipt(folder, Receipt(KEY, "c" * 64, "t" * 64, "safetensors", (("config.json", 2, "config"),), 1.5))
     return folder
 
 
 def test_a_finished_conversion_is_what_was_written(conversion: Path) -> None:
     receipt = read_conversion(conversion, KEY)
-    assert (receipt.checkpoint_bytes, receipt.facts, receipt.seconds) == (7, {"layers": 2}, 1.5)
+    assert (receipt.checkpoint_format, receipt.seconds) == ("safetensors", 1.5)
     assert set(receipt.files) == {"checkpoint/rank0.safetensors", "tokenizer.json"}
     assert parse_receipt(receipt.to_json()) == receipt
 
@@ -57,6 +60,10 @@ def _cut_receipt(conversion: Path) -> None:
     (conversion / RECEIPT).write_text(text[: len(text) // 2])
 
 
+def _cut_checkpoint(conversion: Path) -> None:
+    (conversion / CHECKPOINT / "config.json").write_text("")
+
+
 def _no_receipt(conversion: Path) -> None:
     (conversion / RECEIPT).unlink()
 
@@ -69,6 +76,7 @@ def _no_receipt(conversion: Path) -> None:
         (_flip, "rank0.safetensors is not what was written"),
         (_cut, "rank0.safetensors is not what was written"),
         (_cut_receipt, "cannot be read"),
+        (_cut_checkpoint, "config.json is not there as a whole"),
         (_no_receipt, "no finished one"),
     ],
 )

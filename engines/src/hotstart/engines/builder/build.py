@@ -6,7 +6,6 @@ Downloading, converting and verifying block and run in one thread; the exchange 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import tempfile
 import time
@@ -17,17 +16,18 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
+from hotstart.engines.builder.conversion import EXPECTATIONS, Conversion, convert, find_conversion
 from hotstart.engines.builder.log_tail import LogTail
-from hotstart.engines.builder.prepare import Prepared, prepare
+from hotstart.engines.builder.prepare import Prepared
+from hotstart.engines.builder.room import full_disk_errors
 from hotstart.engines.builder.settings import BuildSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.builder.termination import make_failure
 from hotstart.engines.checkpoints.checkpoint import count_parameters
-from hotstart.engines.checkpoints.source import check_room, make_disk_full
-from hotstart.engines.errors import EngineError, Reason, Terminal
-from hotstart.engines.key import key_inputs, make_key
+from hotstart.engines.errors import EngineError, Reason
+from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
-from hotstart.engines.runtimes.runtime import check_toolchain, load_runtime
+from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
 from hotstart.engines.transfers.upload import upload_engine
 from hotstart.engines.verification import Verification
 from hotstart.engines.verify.verify import Subject, verify_engine
@@ -37,8 +37,6 @@ from hotstart.exchange.server import KeySet, add_exchange, make_app
 log = logging.getLogger(__name__)
 TELL_SECONDS = 10.0  # a failure waits so long for the operator to hear of it
 SHUTDOWN_SECONDS = 2.0
-EXPECTATIONS = "expectations"  # folder in the scratch: what checkpoints answer
-ENGINE_OVERHEAD = 1.05  # vocabulary, tokenizer and scales beside the weights
 
 #: Called with the port once the exchange is served.
 OnListening = Callable[[int], None]
@@ -66,10 +64,10 @@ async def build(settings: BuildSettings, tail: LogTail, on_listening: OnListenin
 
 async def _work(settings: BuildSettings, state: BuildState) -> None:
     with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="build-") as parent:
-        source, engine = Path(parent) / "checkpoint", Path(parent) / "engine"
-        source.mkdir()
+        work, engine = Path(parent) / "work", Path(parent) / "engine"
+        work.mkdir()
         engine.mkdir()
-        made = await asyncio.to_thread(make_engine, settings, state, source, engine)
+        made = await asyncio.to_thread(make_engine, settings, state, work, engine)
         async with aiohttp.ClientSession() as session:
             files = await upload_engine(state, engine, session)
         state.manifest = make_manifest(settings, made, files, time.monotonic() - state.began).to_json()
@@ -88,32 +86,26 @@ class MadeEngine:
     calibrated: Calibrated
 
 
-def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine: Path) -> MadeEngine:
-    """The blocking part: fills ``source`` with the checkpoint and ``engine`` with the engine's files.
+def make_engine(settings: BuildSettings, state: BuildState, work: Path, engine: Path) -> MadeEngine:
+    """The blocking part: fills ``engine`` with the engine's files; ``work`` is an empty folder on the same disk.
 
     Raises:
-        EngineError: the checkpoint, the recipe or the disk.
+        EngineError: the checkpoint, the recipe, the machine or the disk.
     """
     runtime = load_runtime(settings.recipe.toolchain.runtime)
     check_toolchain(runtime, settings.recipe)
-    state.enter(BuildPhase.DOWNLOADING)
-    prepared = _download(settings, state, source)
-    check_pinned(settings, prepared)
-    needed = _engine_bytes(settings, prepared)
-    check_room(engine, needed)
-    state.enter(BuildPhase.CONVERTING)
-    try:
-        runtime.convert(prepared.checkpoint, settings.recipe, engine, lambda share: setattr(state, "share", share))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise make_disk_full(engine, needed) from error
-        raise
+    runtime.check_platform(settings.recipe)
+    conversion = find_or_convert(settings, state, runtime, work)
+    prepared = conversion.prepared
+    if runtime.compiles:
+        state.enter(BuildPhase.BUILDING)
+    with full_disk_errors(engine, 0):
+        runtime.build(conversion.files, settings.recipe, engine, state.set_share)
     state.enter(BuildPhase.VERIFYING)
     subject = Subject(
         prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest, settings.recipe, engine
     )
-    kept = settings.scratch / EXPECTATIONS
-    verification = verify_engine(runtime, subject, kept, lambda share: setattr(state, "share", share))
+    verification = verify_engine(runtime, subject, settings.scratch / EXPECTATIONS, state.set_share)
     state.enter(BuildPhase.CALIBRATING)
     calibrated = calibrate_engine(
         engine,
@@ -125,21 +117,13 @@ def make_engine(settings: BuildSettings, state: BuildState, source: Path, engine
     return MadeEngine(prepared, verification, calibrated)
 
 
-def check_pinned(settings: BuildSettings, prepared: Prepared) -> None:
-    """Raises Terminal where the checkpoint is no longer the inspected one, or the key is not that of the recipe."""
-    pinned = (settings.checkpoint_digest, settings.tokenizer_digest)
-    if (prepared.checkpoint_digest, prepared.tokenizer_digest) != pinned:
-        raise Terminal(
-            Reason.CHECKPOINT_CHANGED,
-            f"The checkpoint at {settings.checkpoint.place.uri} is no longer the one that was inspected (digest "
-            f"{settings.checkpoint_digest[:12]} then, {prepared.checkpoint_digest[:12]} now): set checkpoint.revision "
-            "to have it inspected again.",
-        )
-    if make_key(key_inputs(settings.checkpoint_digest, settings.recipe)) != settings.engine_key:
-        raise Terminal(
-            Reason.INVALID_SPEC,
-            "The engine key is not that of checkpoint and recipe: operator and builder image must be of one release.",
-        )
+def find_or_convert(settings: BuildSettings, state: BuildState, runtime: Runtime, work: Path) -> Conversion:
+    """The conversion that a container before this one has left, or one of our own in ``work``."""
+    found = None if settings.converted is None else find_conversion(settings.converted, settings.engine_key)
+    if found is None:
+        return convert(settings, state, runtime, work)
+    state.checkpoint_bytes = found.prepared.choice.size
+    return found
 
 
 def make_manifest(settings: BuildSettings, made: MadeEngine, files: tuple[BuiltFile, ...], seconds: float) -> Manifest:
@@ -156,32 +140,6 @@ def make_manifest(settings: BuildSettings, made: MadeEngine, files: tuple[BuiltF
         profile=made.calibrated.profile,
         calibration_failure=made.calibrated.failure,
     )
-
-
-def _download(settings: BuildSettings, state: BuildState, folder: Path) -> Prepared:
-    done = 0
-
-    def on_choice(size: int) -> None:
-        state.checkpoint_bytes = size
-
-    def on_bytes(count: int) -> None:  # from several threads: a lost update moves a percent, no more
-        nonlocal done
-        done += count
-        state.share = done / max(state.checkpoint_bytes, 1)
-
-    return prepare(
-        settings.checkpoint.open(),
-        folder,
-        settings.serving,
-        on_choice=on_choice,
-        on_bytes=on_bytes,
-        heads_only=False,
-    )
-
-
-def _engine_bytes(settings: BuildSettings, prepared: Prepared) -> int:
-    width = 4 if settings.recipe.quantization == "float32" else 1
-    return int(count_parameters(prepared.checkpoint.facts) * width * ENGINE_OVERHEAD)
 
 
 async def _tell(state: BuildState, error: BaseException) -> PodFailure:

@@ -1,4 +1,4 @@
-"""``hotstart-builder inspect | build``: settings from the environment, last word to the termination message."""
+"""``hotstart-builder inspect | convert | build``: settings of the environment, last word in the termination message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hotstart.engines.builder.inspect import inspect
 from hotstart.engines.builder.log_tail import LogTail, set_up_logging
-from hotstart.engines.builder.settings import make_build_settings, make_inspect_settings
+from hotstart.engines.builder.settings import make_build_settings, make_conversion_settings, make_inspect_settings
 from hotstart.engines.builder.termination import (
     EXIT_SIGTERM,
     exit_code,
@@ -22,7 +22,7 @@ from hotstart.engines.builder.termination import (
     make_failure_message,
     make_result_message,
 )
-from hotstart.engines.errors import EngineError, Reason
+from hotstart.engines.errors import EngineError, Reason, Terminal
 from hotstart.exchange.messages import PodFailure
 
 log = logging.getLogger(__name__)
@@ -32,13 +32,16 @@ TERMINATION_LOG = "/dev/termination-log"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ends the process with 0, 64 (another try cannot help), 1 (it can) or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser(prog="hotstart-builder", description="Inspects checkpoints and builds engines.")
-    parser.add_argument("command", choices=("inspect", "build", "calibrate"))
+    parser.add_argument("command", choices=("inspect", "convert", "build", "calibrate"))
     command = parser.parse_args(arguments).command
     signal.signal(signal.SIGTERM, _end_at_once)
     tail = set_up_logging()
     if command == "calibrate":
         serve_calibrator(os.environ)
-    code = run_inspect(os.environ) if command == "inspect" else _run_until_done(run_build(os.environ, tail))
+    if command == "build":
+        code = _run_until_done(run_build(os.environ, tail))
+    else:
+        code = run_inspect(os.environ) if command == "inspect" else run_convert(os.environ, tail)
     logging.shutdown()
     os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
 
@@ -59,6 +62,21 @@ def run_inspect(environment: Mapping[str, str]) -> int:
     except Exception as error:  # noqa: BLE001 - the program's edge: every failure becomes a reason and a message
         return _fail(environment, error, Reason.INSPECTION_FAILED)
     write_termination(environment, make_result_message(result))
+    return 0
+
+
+def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
+    """Leaves the conversion for the container that builds; writes a failure, and returns the exit code."""
+    from hotstart.engines.builder.conversion import convert_only  # only here: an inspection needs no converter
+    from hotstart.engines.builder.state import BuildState
+
+    try:
+        settings = make_conversion_settings(environment)
+        if settings.converted is None:
+            raise Terminal(Reason.INVALID_SPEC, "HOTSTART_CONVERTED is not set in the Job's environment.")
+        convert_only(settings, BuildState("", settings.engine_key, tail), settings.converted)
+    except Exception as error:  # noqa: BLE001 - the program's edge, as above
+        return _fail(environment, error, Reason.BUILD_FAILED)
     return 0
 
 

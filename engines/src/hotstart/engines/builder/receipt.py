@@ -12,10 +12,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 RECEIPT = "receipt.json"
 FILES = "files"  # what the runtime wrote, beside the receipt
+CHECKPOINT = "checkpoint"  # the checkpoint as it was downloaded
 
 
 class BadReceipt(Exception):
@@ -24,13 +24,16 @@ class BadReceipt(Exception):
 
 @dataclass(frozen=True)
 class Receipt:
-    """``facts`` as in the manifest; ``files``: path relative to ``files/`` -> size in bytes and sha256 in hex."""
+    """``checkpoint``: name, size in bytes and role of its files, which stay for verification, in ``checkpoint/``.
+
+    ``files``: path relative to ``files/`` -> size in bytes and sha256 in hex.
+    """
 
     engine_key: str
     checkpoint_digest: str
     tokenizer_digest: str
-    checkpoint_bytes: int
-    facts: dict[str, Any]
+    checkpoint_format: str
+    checkpoint: tuple[tuple[str, int, str], ...]
     seconds: float
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -44,7 +47,8 @@ def parse_receipt(text: str) -> Receipt:
     try:
         value = json.loads(text)
         files = {str(path): (int(size), str(digest)) for path, (size, digest) in value.pop("files").items()}
-        return Receipt(files=files, **value)
+        checkpoint = tuple((str(name), int(size), str(role)) for name, size, role in value.pop("checkpoint"))
+        return Receipt(files=files, checkpoint=checkpoint, **value)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadReceipt(f"its {RECEIPT} cannot be read ({type(error).__name__}: {error})") from error
 
@@ -75,6 +79,9 @@ def read_conversion(folder: Path, engine_key: str) -> Receipt:
     found = {path.relative_to(folder / FILES).as_posix(): path for path in list_files(folder / FILES)}
     if differing := sorted(found.keys() ^ receipt.files.keys()):
         raise BadReceipt(f"{', '.join(differing[:3])} is missing, or is more than was written")
+    for name, size, _ in receipt.checkpoint:
+        if not (folder / CHECKPOINT / name).is_file() or (folder / CHECKPOINT / name).stat().st_size != size:
+            raise BadReceipt(f"the checkpoint's {name} is not there as a whole")
     for name, path in found.items():
         if _digest(path) != receipt.files[name]:
             raise BadReceipt(f"{name} is not what was written")

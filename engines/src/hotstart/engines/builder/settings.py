@@ -57,8 +57,8 @@ class InspectSettings:
 
 
 @dataclass(frozen=True)
-class BuildSettings:
-    """What ``build`` has to know; ``keys_file`` is the operator's public JWKS."""
+class ConversionSettings:
+    """What ``convert`` has to know; ``converted`` is the folder where it leaves its result (HOTSTART_CONVERTED)."""
 
     checkpoint: CheckpointAccess
     scratch: Path
@@ -67,6 +67,13 @@ class BuildSettings:
     engine_key: str
     checkpoint_digest: str
     tokenizer_digest: str
+    converted: Path | None
+
+
+@dataclass(frozen=True)
+class BuildSettings(ConversionSettings):
+    """What ``build`` has to know; ``keys_file`` is the operator's public JWKS."""
+
     calibrator: Path | None  # the folder through which the container beside is asked to measure
     pod_uid: str
     keys_file: Path
@@ -84,10 +91,9 @@ def make_inspect_settings(environment: Mapping[str, str]) -> InspectSettings:
     )
 
 
-def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
+def make_conversion_settings(environment: Mapping[str, str]) -> ConversionSettings:
     """Raises Terminal (InvalidSpec) with the variable's name."""
-    keys_folder = Path(environment.get("HOTSTART_KEYS_DIR", KEYS_MOUNT))
-    return BuildSettings(
+    return ConversionSettings(
         checkpoint=make_checkpoint_access(environment),
         scratch=_scratch(environment),
         serving=_parse(ServingOptions, environment, "HOTSTART_SERVING"),
@@ -95,6 +101,15 @@ def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
         engine_key=_required(environment, "HOTSTART_ENGINE_KEY"),
         checkpoint_digest=_required(environment, "HOTSTART_CHECKPOINT_DIGEST"),
         tokenizer_digest=_required(environment, "HOTSTART_TOKENIZER_DIGEST"),
+        converted=_converted(environment),
+    )
+
+
+def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
+    """Raises Terminal (InvalidSpec) with the variable's name."""
+    keys_folder = Path(environment.get("HOTSTART_KEYS_DIR", KEYS_MOUNT))
+    return BuildSettings(
+        **vars(make_conversion_settings(environment)),
         calibrator=Path(beside) if (beside := environment.get("HOTSTART_CALIBRATOR", "")) else None,
         pod_uid=_required(environment, "POD_UID"),
         keys_file=keys_folder / KEYS_FILE,
@@ -147,6 +162,13 @@ def _scratch(environment: Mapping[str, str]) -> Path:
     if not path.is_dir():
         raise Terminal(Reason.INVALID_SPEC, f"HOTSTART_SCRATCH: {path} is no folder.")
     return path
+
+
+def _converted(environment: Mapping[str, str]) -> Path | None:
+    text = environment.get("HOTSTART_CONVERTED", "")
+    if text and not Path(text).parent.is_dir():
+        raise Terminal(Reason.INVALID_SPEC, f"HOTSTART_CONVERTED: {Path(text).parent} is no folder.")
+    return Path(text) if text else None
 
 
 def _parse(model: type[ModelT], environment: Mapping[str, str], name: str) -> ModelT:

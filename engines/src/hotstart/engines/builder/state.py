@@ -49,6 +49,10 @@ class BuildState:
         self._phase = (phase, self._clock())
         log.info("phase entered phase=%s", phase.value)
 
+    def set_share(self, share: float) -> None:
+        """How much of the running phase is done, 0 to 1; from any thread."""
+        self.share = share
+
     @property
     def phase(self) -> BuildPhase:
         return self._phase[0]

@@ -98,6 +98,15 @@ def expect(
     return recall_or_compute(kept, subject.checkpoint_digest, subject.tokenizer_digest, compute)
 
 
+def expect_only(subject: Subject, kept: Path, progress: Progress) -> None:
+    """Computes the checkpoint's answers into ``kept`` and nothing more; ``subject.folder`` is not looked at.
+
+    Raises:
+        Terminal: CheckpointCorrupt.
+    """
+    expect(subject, load_samples(), parse_tokenizer(subject.checkpoint.tokenizer_json), kept, progress)
+
+
 def ask(scorer: Scorer, expectation: Expectation, recipe: EngineRecipe, progress: Progress) -> list[tuple[int, ...]]:
     """The engine's answers by question; an empty row where a text is longer than the engine is built for."""
     limit = find_limit(recipe)

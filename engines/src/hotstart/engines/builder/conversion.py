@@ -1,0 +1,177 @@
+"""The first half of a build, which needs no GPU: checkpoint from its source, checked, converted.
+
+Either in the process that builds, or by ``hotstart-builder convert`` in a container before it, which leaves the result
+on the scratch disk that both share, with the checkpoint's answers for the verification.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hotstart.engines.builder.prepare import Prepared, prepare
+from hotstart.engines.builder.receipt import CHECKPOINT, FILES, BadReceipt, Receipt, read_conversion, write_receipt
+from hotstart.engines.builder.room import full_disk_errors, needed_bytes
+from hotstart.engines.builder.settings import ConversionSettings
+from hotstart.engines.builder.state import BuildState
+from hotstart.engines.checkpoints.choose import Choice, ChosenFile, FileRole, ListedFile
+from hotstart.engines.checkpoints.opening import open_checkpoint
+from hotstart.engines.checkpoints.source import check_room
+from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.key import key_inputs, make_key
+from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
+from hotstart.exchange.messages import BuildPhase
+
+log = logging.getLogger(__name__)
+PARTIAL = ".partial-"  # a conversion that is not finished; removed by the next one
+EXPECTATIONS = "expectations"  # folder in the scratch: what checkpoints answer
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted checkpoint: ``files`` is the folder that the runtime wrote, ``prepared`` what it was made of."""
+
+    prepared: Prepared
+    files: Path
+    seconds: float
+
+
+def convert_only(settings: ConversionSettings, state: BuildState, converted: Path) -> None:
+    """Leaves a finished conversion in ``converted``, or one that is there already.
+
+    Raises:
+        EngineError: the checkpoint, the recipe or the disk.
+    """
+    runtime = load_runtime(settings.recipe.toolchain.runtime)
+    check_toolchain(runtime, settings.recipe)
+    if find_conversion(converted, settings.engine_key) is not None:
+        return
+    with _partial(converted) as folder:
+        conversion = convert(settings, state, runtime, folder)
+        state.enter(BuildPhase.VERIFYING)
+        _expect(settings, state, conversion)
+        with full_disk_errors(folder, 0):
+            receipt = write_receipt(folder, make_receipt(settings, conversion))
+        shutil.rmtree(converted, ignore_errors=True)  # one that was not finished, or is another engine's
+        folder.rename(converted)
+    log.info("checkpoint converted folder=%s files=%d seconds=%.1f", converted, len(receipt.files), receipt.seconds)
+
+
+def find_conversion(converted: Path, engine_key: str) -> Conversion | None:
+    """A finished conversion for this engine, or None; says why one is not taken over."""
+    if not converted.exists():
+        return None
+    try:
+        receipt = read_conversion(converted, engine_key)
+    except BadReceipt as error:
+        log.warning("conversion not taken over folder=%s error=%s", converted, error)
+        return None
+    log.info("conversion taken over folder=%s files=%d", converted, len(receipt.files))
+    files = tuple(ChosenFile(ListedFile(name, size), FileRole(role)) for name, size, role in receipt.checkpoint)
+    choice = Choice(receipt.checkpoint_format, files)
+    checkpoint = open_checkpoint(converted / CHECKPOINT, choice)
+    prepared = Prepared(checkpoint, choice, receipt.checkpoint_digest, receipt.tokenizer_digest)
+    return Conversion(prepared, converted / FILES, receipt.seconds)
+
+
+def convert(settings: ConversionSettings, state: BuildState, runtime: Runtime, folder: Path) -> Conversion:
+    """Fills ``folder``, which is empty, with the checkpoint and what the runtime makes of it.
+
+    Raises:
+        EngineError: the checkpoint, the recipe or the disk.
+    """
+    began = time.monotonic()
+    source, files = folder / CHECKPOINT, folder / FILES
+    source.mkdir()
+    files.mkdir()
+    state.enter(BuildPhase.DOWNLOADING)
+    prepared = _download(settings, state, source)
+    check_pinned(settings, prepared)
+    needed = needed_bytes(settings.recipe, prepared.checkpoint.facts)
+    check_room(files, needed)
+    state.enter(BuildPhase.CONVERTING)
+    with full_disk_errors(files, needed):
+        runtime.convert(prepared.checkpoint, settings.recipe, files, state.set_share, source)
+    return Conversion(prepared, files, round(time.monotonic() - began, 1))
+
+
+def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receipt:
+    """The receipt, still without the digests of the files. Pure."""
+    prepared = conversion.prepared
+    return Receipt(
+        engine_key=settings.engine_key,
+        checkpoint_digest=prepared.checkpoint_digest,
+        tokenizer_digest=prepared.tokenizer_digest,
+        checkpoint_format=prepared.choice.format,
+        checkpoint=tuple((chosen.file.name, chosen.file.size, chosen.role.value) for chosen in prepared.choice.files),
+        seconds=conversion.seconds,
+    )
+
+
+def check_pinned(settings: ConversionSettings, prepared: Prepared) -> None:
+    """Raises Terminal where the checkpoint is no longer the inspected one, or the key is not that of the recipe."""
+    pinned = (settings.checkpoint_digest, settings.tokenizer_digest)
+    if (prepared.checkpoint_digest, prepared.tokenizer_digest) != pinned:
+        raise Terminal(
+            Reason.CHECKPOINT_CHANGED,
+            f"The checkpoint at {settings.checkpoint.place.uri} is no longer the one that was inspected (digest "
+            f"{settings.checkpoint_digest[:12]} then, {prepared.checkpoint_digest[:12]} now): set checkpoint.revision "
+            "to have it inspected again.",
+        )
+    if make_key(key_inputs(settings.checkpoint_digest, settings.recipe)) != settings.engine_key:
+        raise Terminal(
+            Reason.INVALID_SPEC,
+            "The engine key is not that of checkpoint and recipe: operator and builder image must be of one release.",
+        )
+
+
+def _download(settings: ConversionSettings, state: BuildState, folder: Path) -> Prepared:
+    done = 0
+
+    def on_choice(size: int) -> None:
+        state.checkpoint_bytes = size
+
+    def on_bytes(count: int) -> None:  # from several threads: a lost update moves a percent, no more
+        nonlocal done
+        done += count
+        state.set_share(done / max(state.checkpoint_bytes, 1))
+
+    return prepare(
+        settings.checkpoint.open(),
+        folder,
+        settings.serving,
+        on_choice=on_choice,
+        on_bytes=on_bytes,
+        heads_only=False,
+    )
+
+
+def _expect(settings: ConversionSettings, state: BuildState, conversion: Conversion) -> None:
+    """Has the checkpoint answer here, on a CPU, so that the container with the GPU need not wait for it."""
+    from hotstart.engines.verify.verify import Subject, expect_only  # only here: the reference network is large
+
+    prepared = conversion.prepared
+    subject = Subject(
+        *(prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest),
+        *(settings.recipe, conversion.files),
+    )
+    expect_only(subject, settings.scratch / EXPECTATIONS, state.set_share)
+
+
+@contextmanager
+def _partial(converted: Path) -> Iterator[Path]:
+    """A new folder beside ``converted``; those of conversions that were killed are removed first."""
+    for left in converted.parent.glob(f"{converted.name}{PARTIAL}*"):
+        log.warning("unfinished conversion removed folder=%s", left)
+        shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(dir=converted.parent, prefix=f"{converted.name}{PARTIAL}"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
