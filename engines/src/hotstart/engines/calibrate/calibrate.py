@@ -53,7 +53,10 @@ def calibrate(
         with opening()(folder, serving) as completion:
             plan = make_plan(recipe.limits, serving, budget or usual)
             sweeps = Sweeper(plan, completion, Prompts(completion.vocabulary)).run(on_share)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:  # whatever an engine or a runtime raises
+    except CalibrationFailed:
+        raise
+    except Exception as error:
+        log.exception("calibration failed")  # whatever a runtime raises: a verified engine is kept all the same
         raise CalibrationFailed(f"the engine cannot be measured: {type(error).__name__}: {error}") from error
     profile = fit(plan, sweeps, make_machine(runtime, serving), time.monotonic() - began)
     log.info(
