@@ -7,7 +7,7 @@ cannot become ready, the previous one serves on: its pods stay, and are replaced
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,14 +24,24 @@ from hotstart.operator.api import Recipe as ApiRecipe
 from hotstart.operator.api.engine import EngineSpec
 from hotstart.operator.api.model_spec import Management
 from hotstart.operator.api.status import CheckpointStatus, Decision
+from hotstart.operator.core.accelerators import (
+    GpuNeed,
+    GpuVerdict,
+    decide_accelerator,
+    explain_unschedulable,
+    make_gpu_need,
+)
+from hotstart.operator.core.build import GPU_LOOK_SECONDS
 from hotstart.operator.core.checkpoint import Inspection, decide_inspection
 from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import covers
 from hotstart.operator.core.facts import JobFacts, PodFacts
+from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.job_manifests import make_inspect_job
 from hotstart.operator.core.jobs import Failure, read_failure
 from hotstart.operator.core.names import ANNOTATION_DRAINING_SINCE
 from hotstart.operator.core.pod_manifest import make_pod
+from hotstart.operator.core.quarantine import avoided_nodes, write_quarantined_nodes
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, find_wanted_engine
 from hotstart.operator.core.revision import Images, Target, make_assignment, make_target
 from hotstart.operator.core.scale import ScaleDecision
@@ -75,6 +85,18 @@ class ModelView:
     decision: ScaleDecision | None = None
     decisions: tuple[Decision, ...] = ()
     crashes: Mapping[str, CrashRecord] = field(default_factory=dict)  # by revision
+    fleet: GpuFleet | None = None  # None where nobody looked for GPUs
+
+    @property
+    def need(self) -> GpuNeed | None:
+        """The GPUs that a build, and each replica, needs; None for engines of CPUs."""
+        return make_gpu_need(self.model.spec.engine.accelerator, self.model.spec.engine.tensor_parallel)
+
+    @property
+    def gpus(self) -> GpuVerdict | None:
+        """Why no GPU can be had now; None where one can, none is needed, or nobody looked."""
+        need = self.need
+        return None if need is None or self.fleet is None else decide_accelerator(need, self.fleet)
 
 
 @dataclass(frozen=True)
@@ -128,10 +150,12 @@ def decide_model(view: ModelView) -> ModelPlan:
             *write_beside(view),
             *write_inspection(view, progress),
             *write_engine(view, progress),
+            *write_quarantined_nodes(view.engines, view.pods),  # before the pods that tell of it go
             *write_pods(view, progress, workload),
         )
     )
-    checks = [seconds for seconds in (progress.inspection.check_in, workload.check_in) if seconds is not None]
+    waits = [GPU_LOOK_SECONDS for pod in view.pods if explain_unschedulable(pod.trouble, view.gpus) is not None]
+    checks = [seconds for seconds in (progress.inspection.check_in, workload.check_in, *waits) if seconds is not None]
     return ModelPlan(progress, workload, writes, crashes, min(checks, default=None))
 
 
@@ -160,12 +184,13 @@ def is_stored(engine: Engine) -> bool:
 
 def target_of(view: ModelView, engine: Engine) -> Target:
     """The target that serves this engine with the spec as it stands."""
-    return make_target(
+    target = make_target(
         view.model.spec,
         engine_key=engine.spec.key,
         engine_name=engine.metadata.name,
         manifest_sha256=engine.status.manifest_digest,
     )
+    return replace(target, avoid=avoided_nodes(engine, view.pods))
 
 
 def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None:

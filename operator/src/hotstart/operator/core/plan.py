@@ -1,31 +1,130 @@
-"""What a change of spec costs, said before it is paid: `status.plan`. Pure."""
+"""What a change of spec costs, said before it is paid: `status.plan`. Pure.
+
+Build or reuse, what differs from the nearest engine, how long it takes, which GPUs it needs and how many are free,
+what the memory holds, and how many pods are replaced. It is made once for each change, as soon as enough is known.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from hotstart.engines.key import diff_inputs, key_inputs
 from hotstart.operator.api import Engine
 from hotstart.operator.api.status import CheckpointStatus
+from hotstart.operator.core.accelerators import GpuNeed, describe_drivers, describe_need
 from hotstart.operator.core.facts import PodFacts
-from hotstart.operator.core.recipe import WantedEngine
+from hotstart.operator.core.gpu_fleet import GpuFleet
+from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.recipe import WantedEngine, sentence_of
 from hotstart.operator.core.revision import Target
 
 SHOWN_DIFFERENCES = 3
-FIRST_STEP = "Inspect the checkpoint first"  # a plan that begins so is made again once more is known
+PLAN_LIMIT = 1024  # characters
+FIRST_STEP = "Inspect the checkpoint first"
+LOOK_UP = "Look for engine"
+UNFINISHED = (FIRST_STEP, LOOK_UP)  # a plan that begins so is made again once more is known
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What the plan is made of. ``engine`` is the wanted one's object; ``target`` is set where it stands in the store.
+
+    ``need`` and ``fleet`` are None for engines of CPUs, and where nobody looked for GPUs.
+    """
+
+    wanted: WantedEngine | None = None
+    checkpoint: CheckpointStatus | None = None
+    failure: Failure | None = None
+    engine: Engine | None = None
+    target: Target | None = None
+    pods: tuple[PodFacts, ...] = ()
+    engines: tuple[Engine, ...] = ()
+    need: GpuNeed | None = None
+    fleet: GpuFleet | None = None
+
+
+def make_plan(view: PlanView) -> str:
+    """A few sentences, 1024 characters at most."""
+    text = describe_steps(view)
+    return text if len(text) <= PLAN_LIMIT else f"{text[: PLAN_LIMIT - 3]}..."
+
+
+def describe_steps(view: PlanView) -> str:
+    """The plan, by how much is known."""
+    live = [pod for pod in view.pods if not pod.deleting]
+    wanted, failure = view.wanted, view.failure
+    if wanted is not None and view.target is not None:
+        stale = [pod for pod in live if pod.revision != view.target.revision]
+        return f"Reuse engine {wanted.name[:12]}; {replaced(len(stale))}.{describe_memory(wanted)}"
+    if failure is not None and not failure.retryable:
+        return f"No engine is built, {kept(len(live))}: {failure.message}"
+    if wanted is None or view.checkpoint is None:
+        return f"{FIRST_STEP}; {kept(len(live))} until its engine is known."
+    if view.engine is None or not view.engine.status.conditions:
+        return f"{LOOK_UP} {wanted.name[:12]} in the store, and build it where it is not there; {kept(len(live))}."
+    return (
+        f"{describe_build(view, wanted, view.checkpoint.digest)}; then {replaced(len(live))}.{describe_memory(wanted)}"
+    )
+
+
+def describe_build(view: PlanView, wanted: WantedEngine, digest: str) -> str:
+    """The build: what differs, how long it takes, what it needs."""
+    why = describe_differences(wanted, digest, view.engines)
+    parts = [f"Build engine {wanted.name[:12]} ({why or 'the first of this namespace'})"]
+    seconds = estimate_seconds(wanted, view.engines)
+    if seconds is not None:
+        parts.append(about(seconds))
+    if view.need is not None and view.fleet is not None:
+        parts.append(describe_need(view.need, view.fleet))
+        drivers = describe_drivers(view.need, view.fleet)
+        parts += [drivers] if drivers else []
+    return "; ".join(parts)
+
+
+def describe_memory(wanted: WantedEngine) -> str:
+    """The memory plan as one more sentence; '' for engines of CPUs."""
+    return "" if wanted.memory is None else f" Memory: {sentence_of(wanted.memory.sentence)}"
 
 
 def describe_differences(wanted: WantedEngine, digest: str, engines: Iterable[Engine]) -> str:
     """Which part of the key differs from the nearest engine of the namespace; '' where there is none."""
+    nearest = find_nearest(wanted, digest, engines)
+    shown = "; ".join(shorten(text) for text in nearest[:SHOWN_DIFFERENCES])
+    return f"{shown}; ..." if len(nearest) > SHOWN_DIFFERENCES else shown
+
+
+def find_nearest(wanted: WantedEngine, digest: str, engines: Iterable[Engine]) -> tuple[str, ...]:
+    """The differences from the engine with the fewest of them; empty where there is no other."""
     inputs = key_inputs(digest, wanted.recipe)
     others = [
         diff_inputs(inputs, key_inputs(other.spec.checkpoint_digest, other.spec.recipe.to_engine_recipe()))
         for other in engines
         if other.spec.key != wanted.key
     ]
-    nearest = min(others, key=len, default=())
-    shown = "; ".join(shorten(text) for text in nearest[:SHOWN_DIFFERENCES])
-    return f"{shown}; ..." if len(nearest) > SHOWN_DIFFERENCES else shown
+    return min(others, key=len, default=())
+
+
+def estimate_seconds(wanted: WantedEngine, engines: Iterable[Engine]) -> float | None:
+    """How long the build takes: as long as the last one with this toolchain, else by arithmetic, else unknown."""
+    toolchain = wanted.recipe.toolchain
+    built = [
+        (engine.status.built_at, engine.status.build_seconds)
+        for engine in engines
+        if engine.status.build_seconds
+        and engine.status.built_at
+        and engine.spec.recipe.to_engine_recipe().toolchain == toolchain
+    ]
+    if built:
+        return float(max(built)[1] or 0)
+    return None if wanted.size is None else wanted.size.seconds
+
+
+def about(seconds: float) -> str:
+    """A duration, roughly: ``about 40 s``, ``about 4 min``."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min"
 
 
 def shorten(text: str) -> str:
@@ -33,26 +132,11 @@ def shorten(text: str) -> str:
     return " ".join(word[:12] if len(word) == 64 else word for word in text.removeprefix("recipe.").split(" "))
 
 
-def make_plan(
-    *,
-    wanted: WantedEngine | None,
-    checkpoint: CheckpointStatus | None,
-    target: Target | None,
-    pods: Iterable[PodFacts],
-    engines: Iterable[Engine],
-) -> str:
-    """One sentence or two: what is built or reused, and how many pods are replaced."""
-    live = [pod for pod in pods if not pod.deleting]
-    if wanted is None or checkpoint is None:
-        return f"{FIRST_STEP}; {len(live)} pods stay until its engine is known."
-    if target is None:
-        why = describe_differences(wanted, checkpoint.digest, engines)
-        build = f"Build engine {wanted.name[:12]}" + (f" ({why})" if why else " (the first of this namespace)")
-        return f"{build}; then {replaced(len(live))}."
-    stale = [pod for pod in live if pod.revision != target.revision]
-    return f"Reuse engine {wanted.name[:12]}; {replaced(len(stale))}."
-
-
 def replaced(count: int) -> str:
     """How many pods are replaced, in words."""
     return "no pod is replaced" if count == 0 else "1 pod is replaced" if count == 1 else f"{count} pods are replaced"
+
+
+def kept(count: int) -> str:
+    """How many pods stay, in words."""
+    return "1 pod stays" if count == 1 else f"{count} pods stay"

@@ -18,7 +18,7 @@ from hotstart.operator.core.cold_start import measure_cold_start
 from hotstart.operator.core.conditions import Verdict, failed_verdict, make_conditions, ready_verdict
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.model import ModelPlan, ModelView
-from hotstart.operator.core.plan import FIRST_STEP, make_plan
+from hotstart.operator.core.plan import UNFINISHED, PlanView, make_plan
 from hotstart.operator.core.service_manifests import selector_text
 from hotstart.operator.core.verdicts import (
     judge_attainable,
@@ -38,6 +38,7 @@ from hotstart.operator.core.workload import CrashRecord, is_serving
 STATUS_LIMIT = 4096  # bytes of JSON
 LATENCY_WINDOW_SECONDS = 60
 WRITE_EVERY_SECONDS = 30.0
+SHORT_PLAN = 300  # characters of the plan where even that does not do
 SHORT_MESSAGE = 200  # characters of each message once the status is over its limit
 
 #: Conditions whose message follows the traffic: a new message alone is no reason to write.
@@ -62,7 +63,7 @@ def make_status(view: ModelView, plan: ModelPlan) -> CompletionModelStatus:
         ready_replicas=len(serving),
         selector=selector_text(model.metadata.name),
         revision=target.revision if target is not None else old.revision,
-        plan=describe_plan(view, plan) if changed or old.plan.startswith(FIRST_STEP) else old.plan,
+        plan=describe_plan(view, plan) if changed or old.plan.startswith(UNFINISHED) else old.plan,
         engine=serving_engine(view, plan, serving),
         checkpoint=progress.checkpoint,
         latency=make_latency(view, latency),
@@ -74,16 +75,21 @@ def make_status(view: ModelView, plan: ModelPlan) -> CompletionModelStatus:
 
 
 def describe_plan(view: ModelView, plan: ModelPlan) -> str:
-    """The plan's text, at most 300 characters: status has many other things to say."""
+    """The plan's text."""
     progress = plan.progress
-    text = make_plan(
-        wanted=progress.wanted,
-        checkpoint=progress.checkpoint,
-        target=progress.target if progress.desired else None,
-        pods=view.pods,
-        engines=view.engines,
+    return make_plan(
+        PlanView(
+            wanted=progress.wanted,
+            checkpoint=progress.checkpoint,
+            failure=progress.failure,
+            engine=progress.engine,
+            target=progress.target if progress.desired else None,
+            pods=view.pods,
+            engines=view.engines,
+            need=view.need,
+            fleet=view.fleet,
+        )
     )
-    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) -> tuple[Verdict, ...]:
@@ -93,7 +99,7 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
     inspecting = progress.inspection.checkpoint is None and progress.failure is None
     engine = judge_engine(progress.wanted, progress.engine, progress.failure, inspecting=inspecting)
     live = tuple(pod for pod in view.pods if pod.role != "draining")
-    workload = judge_workload(model, live, record, progress.target, view.now)
+    workload = judge_workload(model, live, record, progress.target, view.now, view.gpus)
     if plan.refusal is not None and workload.holds is not True:
         workload = failed_verdict(ConditionType.WORKLOAD_READY, plan.refusal)
     endpoint = judge_endpoint(model, serving, view.routers)
@@ -164,7 +170,10 @@ def size_of(status: CompletionModelStatus) -> int:
 
 
 def bound_status(status: CompletionModelStatus) -> CompletionModelStatus:
-    """The status in at most 4 KiB: inputs of old decisions go first, then long messages, then old decisions."""
+    """The status in at most 4 KiB: inputs of old decisions go first, then long messages, then old decisions.
+
+    The plan, which is said once, is cut last.
+    """
     decisions = list(status.decisions)
     for index in range(len(decisions) - 1, 0, -1):
         if size_of(status) <= STATUS_LIMIT:
@@ -182,6 +191,8 @@ def bound_status(status: CompletionModelStatus) -> CompletionModelStatus:
     while size_of(status) > STATUS_LIMIT and len(decisions) > 1:
         decisions.pop()
         status = status.model_copy(update={"decisions": tuple(decisions)})
+    if size_of(status) > STATUS_LIMIT:
+        status = status.model_copy(update={"plan": f"{status.plan[: SHORT_PLAN - 3]}..."})
     return status
 
 

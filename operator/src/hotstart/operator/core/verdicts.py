@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Management
+from hotstart.operator.core.accelerators import GpuVerdict, explain_unschedulable
 from hotstart.operator.core.capacity import Capacity
 from hotstart.operator.core.conditions import Verdict, failed_verdict, find_condition
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.jobs import Failure, read_trouble
+from hotstart.operator.core.quarantine import describe_nodes
 from hotstart.operator.core.recipe import WantedEngine
 from hotstart.operator.core.revision import Target
 from hotstart.operator.core.scale import ScaleDecision, is_external
@@ -48,9 +50,14 @@ def judge_engine(
 
 
 def judge_workload(
-    model: CompletionModel, pods: Iterable[PodFacts], crashes: CrashRecord, target: Target | None, now: float
+    model: CompletionModel,
+    pods: Iterable[PodFacts],
+    crashes: CrashRecord,
+    target: Target | None,
+    now: float,
+    gpus: GpuVerdict | None = None,
 ) -> Verdict:
-    """WorkloadReady: as many pods serve as are wanted, of whatever revision."""
+    """WorkloadReady: as many pods serve as are wanted, of whatever revision. ``gpus``: why no GPU can be had now."""
     kind, wanted = ConditionType.WORKLOAD_READY, model.spec.replicas
     live = [pod for pod in pods if not pod.deleting]
     serving = sum(is_serving(pod, now) for pod in live)
@@ -58,7 +65,7 @@ def judge_workload(
         return Verdict(kind, True, Reason.SCALED_TO_ZERO, "No replica is wanted.")
     if serving >= wanted:
         return Verdict(kind, True, Reason.REPLICAS_READY, f"{serving} of {wanted} replicas are ready.")
-    failure = find_pod_failure(live, crashes, now)
+    failure = find_pod_failure(live, crashes, now, gpus)
     if failure is not None:
         return Verdict(kind, False, failure.reason, f"{serving} of {wanted} replicas are ready. {failure.message}")
     if target is None and not live:
@@ -67,7 +74,7 @@ def judge_workload(
     return Verdict(kind, False, reason, f"{serving} of {wanted} replicas are ready.")
 
 
-def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float) -> Failure | None:
+def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float, gpus: GpuVerdict | None) -> Failure | None:
     """The worst that is known of the pods that do not serve."""
     for pod in pods:
         if has_failed(pod, now) or (pod.report is not None and pod.report.failure is not None):
@@ -79,7 +86,8 @@ def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float) -> 
         )
     for pod in pods:
         if pod.trouble is not None and not is_serving(pod, now):
-            return read_trouble(pod.trouble, secret="", what=f"pod {pod.name}")
+            waits = explain_unschedulable(pod.trouble, gpus)
+            return waits or read_trouble(pod.trouble, secret="", what=f"pod {pod.name}")
     return None
 
 
@@ -174,9 +182,12 @@ def judge_progress(
 
 
 def judge_health(crashes: CrashRecord, target: Target | None) -> Verdict:
-    """Degraded: the revision crashed so often that no more pods are made of it."""
+    """Degraded: the revision crashed so often that no more pods are made of it, or its engine fails on some node."""
     kind = ConditionType.DEGRADED
+    nodes = () if target is None else target.avoid
     if target is None or crashes.count < CRASHES_THAT_STOP:
+        if target is not None and nodes:
+            return Verdict(kind, True, Reason.ENGINE_QUARANTINED, describe_nodes(target.engine_name, nodes))
         return Verdict(kind, False, Reason.HEALTHY, "")
     message = (
         f"Revision {target.revision[:8]} is stopped after {crashes.count} crashes, other revisions serve on: "

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hotstart.operator.api import CompletionModel, Engine, Reason
+from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
 from hotstart.operator.core.capacity import Capacity, decide_capacity
+from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import diff_merge
 from hotstart.operator.core.errors import Forbidden, HotstartError, Refused
 from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.facts import JobFacts, PodFacts, make_job_facts, make_pod_facts
+from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.invalid import report_invalid
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.model import ANNOTATION_REQUESTED_BY, ModelPlan, ModelView, decide_model
@@ -21,6 +23,7 @@ from hotstart.operator.core.status import is_due, make_status
 from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.writes import Apply, Create, Delete, Patch, Write
 from hotstart.operator.reconcile.apply import apply_writes
+from hotstart.operator.reconcile.gpus import gather_gpus
 from hotstart.operator.reconcile.memory import Heard, Memory
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Clock, Cluster, Events
@@ -52,7 +55,8 @@ class ModelReconciler:
         except ValidationError as error:
             await self._report_invalid(raw, error)
             return None
-        view = self._gather(model, raw)  # 1
+        fleet = await self._gather_gpus(model)
+        view = self._gather(model, raw, fleet)  # 1
         plan = decide_model(view)  # 2
         self._remember(model, plan)
         failure: HotstartError | None = None
@@ -61,7 +65,7 @@ class ModelReconciler:
             done = await apply_writes(self.cluster, self.observed, plan.writes)  # 3
         except (Forbidden, Refused) as error:
             failure = error
-        view = self._gather(model, raw)
+        view = self._gather(model, raw, fleet)
         await self._report(view, plan, raw, done, failure)  # 4
         if failure is not None:
             raise failure
@@ -69,7 +73,16 @@ class ModelReconciler:
             return 0.0 if needs_another_look(done) else plan.check_in
         return plan.check_in
 
-    def _gather(self, model: CompletionModel, raw: dict[str, Any]) -> ModelView:
+    async def _gather_gpus(self, model: CompletionModel) -> GpuFleet | None:
+        """The GPUs of the cluster, where a model needs some and is not as it should be."""
+        ready = find_condition(model.status.conditions, ConditionType.READY)
+        settled = ready is not None and ready.status is ConditionStatus.TRUE
+        current = model.status.observed_generation == model.metadata.generation
+        if model.spec.engine.accelerator is None or (settled and current):
+            return None
+        return await gather_gpus(self.cluster, self.clock, self.observed, self.memory)
+
+    def _gather(self, model: CompletionModel, raw: dict[str, Any], fleet: GpuFleet | None) -> ModelView:
         """All that is known of the model, from the observed objects and from memory."""
         namespace, name = model.metadata.namespace, model.metadata.name
         memory = self.memory.of(namespace, name, model.metadata.uid)
@@ -108,6 +121,7 @@ class ModelReconciler:
             decision=memory.decision,
             decisions=memory.decisions,
             crashes=memory.crashes,
+            fleet=fleet,
         )
 
     def _gather_beside(self, namespace: str, name: str) -> tuple[dict[str, Any], ...]:
@@ -189,6 +203,7 @@ WARNINGS = frozenset(
         Reason.ENGINE_FETCH_FAILED,
         Reason.ENGINE_LOAD_FAILED,
         Reason.WARM_UP_FAILED,
+        Reason.VERIFICATION_FAILED,
     }
 )
 
