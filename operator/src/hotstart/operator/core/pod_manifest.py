@@ -1,4 +1,7 @@
-"""The manifest of a replica's pod: Triton, with the pod agent as native sidecar, `restricted`. Pure."""
+"""The manifest of a replica's pod: Triton, with the pod agent as native sidecar, `restricted`. Pure.
+
+A replica on GPUs differs in its image, its GPUs and the node that has them, its room, and its time to start and to end.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from hotstart.exchange.names import (
     ROLE_SERVING,
 )
 from hotstart.operator.api import CompletionModel
+from hotstart.operator.core.gpu_request import GpuRequest, make_gpu_request
 from hotstart.operator.core.names import ANNOTATION_ATTEMPT, ANNOTATION_DECIDED_AT, fit, pod_name
 from hotstart.operator.core.revision import Images, Target
 
@@ -45,6 +49,14 @@ CONTAINER_SECURITY: dict[str, Any] = {
 AGENT_RESOURCES = {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 TRITON_DEFAULTS = {"cpu": "100m", "memory": "256Mi"}
 START_SECONDS = 600  # a model may take so long to load before its pod counts as dead
+GRACE_SECONDS = 30
+GPU_START_SECONDS = 1800  # tensor parallel: Triton starts with its engine, so this is fetch and load of many gigabytes
+GPU_GRACE_SECONDS = 60  # Triton obeys SIGTERM only after a load; then the longest generation ends
+GPU_CPUS = 2  # a rank: one thread spins beside the GPU, one answers
+GPU_MEMORY_GIB = 8  # a rank: an engine passes through host memory piece by piece
+SHM_GIB = 1  # of Triton's Python backend, and as much again for each rank's NCCL
+#: Caches that libraries of NVIDIA keep in the home directory, which is read-only.
+GPU_CACHES = {"HOME": "/tmp", "CUDA_CACHE_PATH": "/tmp/cuda-cache", "TRITON_CACHE_DIR": "/tmp/triton-cache"}
 
 
 def field_env(name: str, path: str) -> dict[str, Any]:
@@ -69,13 +81,30 @@ def model_labels(model: str, component: str) -> dict[str, str]:
     return {LABEL_MANAGED_BY: MANAGED_BY, LABEL_COMPONENT: component, LABEL_MODEL: fit(model)}
 
 
+def make_gpus(model: CompletionModel) -> GpuRequest | None:
+    """The GPUs of one replica; None on CPUs."""
+    return make_gpu_request(model.spec.engine.accelerator, model.spec.engine.tensor_parallel)
+
+
 def make_resources(model: CompletionModel) -> dict[str, Any]:
-    """Resources of the Triton container: what the spec says, over modest requests."""
-    wanted = model.spec.serving.resources
+    """Resources of the Triton container: what the spec says, over modest requests; GPUs as the engine needs them."""
+    wanted, gpus = model.spec.serving.resources, make_gpus(model)
     said = {} if wanted is None else wanted.to_api()
-    limits = said.get("limits", {})
-    requests = {**TRITON_DEFAULTS, **limits, **said.get("requests", {})}
+    defaults = TRITON_DEFAULTS
+    if gpus is not None:
+        defaults = {"cpu": str(GPU_CPUS * gpus.count), "memory": f"{GPU_MEMORY_GIB * gpus.count}Gi"}
+    limits = {**said.get("limits", {}), **({} if gpus is None else gpus.resources)}
+    requests = {**defaults, **limits, **said.get("requests", {})}
     return {"requests": requests, **({"limits": limits} if limits else {})}
+
+
+def make_environment(model: CompletionModel, *, caches: bool) -> list[dict[str, Any]]:
+    """What tells the programs of a pod on GPUs how many ranks there are; nothing on CPUs."""
+    gpus = make_gpus(model)
+    if gpus is None:
+        return []
+    values = {"HOTSTART_TENSOR_PARALLEL": str(gpus.count), **(GPU_CACHES if caches else {})}
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def make_pod(
@@ -111,29 +140,41 @@ def make_pod(
             },
             "ownerReferences": [make_owner(model)],
         },
-        "spec": make_pod_spec(model, images),
+        "spec": {**make_pod_spec(model, images), **make_affinity(target.avoid)},
     }
 
 
 def make_pod_spec(model: CompletionModel, images: Images) -> dict[str, Any]:
-    """The spec: sidecar first, then Triton; nothing of the node, no token."""
+    """The spec: sidecar first, then Triton; of the node nothing but the GPU that the engine is for, and no token."""
+    gpus = make_gpus(model)
+    placement = {} if gpus is None else {"nodeSelector": gpus.node_selector, "tolerations": gpus.tolerations}
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Always",
-        "terminationGracePeriodSeconds": 30,
+        "terminationGracePeriodSeconds": GRACE_SECONDS if gpus is None else GPU_GRACE_SECONDS,
         "securityContext": POD_SECURITY,
-        "initContainers": [make_agent_container(images)],
+        **placement,
+        "initContainers": [make_agent_container(model, images)],
         "containers": [make_triton_container(model, images)],
-        "volumes": make_volumes(),
+        "volumes": make_volumes(gpus),
     }
 
 
-def make_agent_container(images: Images) -> dict[str, Any]:
+def make_affinity(avoid: tuple[str, ...]) -> dict[str, Any]:
+    """Keeps the pod away from these nodes; a field selector takes one name at a time."""
+    if not avoid:
+        return {}
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoid]
+    term = {"nodeSelectorTerms": [{"matchFields": fields}]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}
+
+
+def make_agent_container(model: CompletionModel, images: Images) -> dict[str, Any]:
     """The pod agent as native sidecar; its readiness is the pod's."""
     return {
         "name": "agent",
-        "image": images.triton_cpu,
+        "image": images.serving(model.spec.engine.runtime),
         "imagePullPolicy": images.pull_policy,
         "command": ["hotstart-agent"],
         "restartPolicy": "Always",
@@ -142,6 +183,7 @@ def make_agent_container(images: Images) -> dict[str, Any]:
             field_env("POD_NAME", "metadata.name"),
             field_env("POD_NAMESPACE", "metadata.namespace"),
             {"name": "HOTSTART_TRITON", "value": f"127.0.0.1:{PORT_TRITON_HTTP}"},
+            *make_environment(model, caches=False),
         ],
         "ports": [{"name": "agent", "containerPort": PORT_AGENT}],
         "readinessProbe": {
@@ -173,17 +215,20 @@ def make_agent_container(images: Images) -> dict[str, Any]:
 def make_triton_container(model: CompletionModel, images: Images) -> dict[str, Any]:
     """Triton; its entry script waits for the key of the repository API that the agent makes."""
     live = {"httpGet": {"path": "/v2/health/live", "port": PORT_TRITON_HTTP}}
+    environment = make_environment(model, caches=True)
+    seconds = GPU_START_SECONDS if environment else START_SECONDS
     return {
         "name": "triton",
-        "image": images.triton_cpu,
+        "image": images.serving(model.spec.engine.runtime),
         "imagePullPolicy": images.pull_policy,
         "command": ["hotstart-triton"],
+        **({"env": environment} if environment else {}),
         "ports": [
             {"name": "http", "containerPort": PORT_TRITON_HTTP},
             {"name": "grpc", "containerPort": PORT_TRITON_GRPC},
             {"name": "metrics", "containerPort": PORT_TRITON_METRICS},
         ],
-        "startupProbe": {**live, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": START_SECONDS},
+        "startupProbe": {**live, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": seconds},
         "livenessProbe": {**live, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 6},
         "resources": make_resources(model),
         "securityContext": CONTAINER_SECURITY,
@@ -197,12 +242,13 @@ def make_triton_container(model: CompletionModel, images: Images) -> dict[str, A
     }
 
 
-def make_volumes() -> list[dict[str, Any]]:
+def make_volumes(gpus: GpuRequest | None) -> list[dict[str, Any]]:
     """All volumes live and die with the pod; the public keys come from the namespace's ConfigMap."""
+    shared = {} if gpus is None else {"sizeLimit": f"{SHM_GIB * (1 + gpus.count)}Gi"}
     return [
         {"name": "models", "emptyDir": {}},
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", **shared}},
         {"name": "tmp", "emptyDir": {}},
         {
             "name": "podinfo",
