@@ -142,13 +142,18 @@ class _Conversion:
     def _blocks(self, target: Target, put: Callable[[Bits, int], None]) -> Iterator[Callable[[], None]]:
         """Jobs that give each block of the target, with its offset in values, to ``put``."""
         width = prod(target.shape[1:])
-        rows, above = max(1, BLOCK // width), 0
+        above = 0
         for piece in target.pieces:
             read = self._reader(piece, width)
+            rows = max(1, BLOCK // self._values_read(piece, width))
             for start in range(0, piece.count, rows):
                 stop = min(start + rows, piece.count)
                 yield partial(_convert_block, read, start, stop, put, (above + start) * width)
             above += piece.count
+
+    def _values_read(self, piece: Piece, width: int) -> int:
+        """How many values are read for one row of a piece: all of a matrix' row for one value of a product."""
+        return width if piece.matrix is None else int(self._checkpoint.shapes()[piece.matrix][1])
 
     def _reader(self, piece: Piece, width: int) -> Callable[[int, int], Bits]:
         """Reads rows ``[start, stop)`` of a piece, rounded."""
