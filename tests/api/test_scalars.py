@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hotstart.operator.api.scalars import (
     DURATION_MESSAGE,
+    CheckpointUri,
     DnsName,
     Duration,
     HttpUrl,
     LabelValue,
     MigProfile,
     Quantity,
-    S3Uri,
     Sha256,
     Timestamp,
 )
@@ -58,13 +58,37 @@ def test_a_timestamp_is_written_in_utc_with_whole_seconds() -> None:
         adapter.validate_python("2030-01-31T18:00:00")
 
 
+COMMIT = "0a" * 20
+
+
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
         (
-            S3Uri,
-            ["s3://models/", "s3://models/a/b.gguf", "s3://my.bucket/ünïcode/"],
-            ["gs://models/a", "s3://models", "s3://UPPER/a", "s3://models/a b", "file:///a", "s3://models/a?b", ""],
+            CheckpointUri,
+            [
+                *(
+                    "s3://models/",
+                    "s3://models/a/b.gguf",
+                    "s3://my.bucket/ünïcode/",
+                    "pvc://models",
+                    "pvc://models/a/b/",
+                ),
+                *(f"hf://replit/replit-code-v1_5-3b@{COMMIT}", f"hf://a/b@{COMMIT}/code.gguf"),
+            ],
+            [
+                *(
+                    "gs://models/a",
+                    "s3://models",
+                    "s3://UPPER/a",
+                    "s3://models/a b",
+                    "file:///a",
+                    "s3://models/a?b",
+                    "",
+                ),
+                *("pvc://Models", "pvc:///a", "pvc://a b", "hf://a/b", "hf://a/b@main", f"hf://a@{COMMIT}"),
+                *(f"hf://a/b@{COMMIT.upper()}", f"hf://a/b@{COMMIT[1:]}", f"hf://a/b/c@{COMMIT}"),
+            ],
         ),
         (
             HttpUrl,

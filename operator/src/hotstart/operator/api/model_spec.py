@@ -10,12 +10,12 @@ from typing import Annotated
 
 from hotstart.operator.api.base import ApiModel, Rule, rules
 from hotstart.operator.api.scalars import (
+    CheckpointUri,
     DnsName,
     Duration,
     HttpUrl,
     LabelValue,
     MigProfile,
-    S3Uri,
     make_duration_schema,
 )
 from pydantic import ConfigDict, Field
@@ -65,10 +65,12 @@ class Checkpoint(ApiModel):
     """Where the trained checkpoint stands and how it is read."""
 
     uri: Annotated[
-        S3Uri,
+        CheckpointUri,
         Field(
-            description="Folder (s3://BUCKET/PREFIX/) or single GGUF file of the trained checkpoint. A change is a new "
-            "revision: the checkpoint is inspected again, and a rollout follows if its content differs."
+            description="Folder or single file of the trained checkpoint: s3://BUCKET/PREFIX/, pvc://CLAIM/PATH (a "
+            "PersistentVolumeClaim of this namespace, mounted read-only), or hf://ORG/NAME@COMMIT (the Hugging Face "
+            "hub, at a commit of 40 hex digits); each may name one file, such as s3://BUCKET/FILE.gguf. A change is a "
+            "new revision: the checkpoint is inspected again, and a rollout follows if its content differs."
         ),
     ]
     revision: Annotated[
@@ -83,16 +85,17 @@ class Checkpoint(ApiModel):
     secret_name: Annotated[
         DnsName | None,
         Field(
-            description="Secret in this namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and optionally "
-            "AWS_ENDPOINT_URL and AWS_REGION. Only the inspect and build Jobs read it. Without it the bucket must be "
-            "readable anonymously."
+            description="Secret in this namespace. For s3://: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and "
+            "optionally AWS_ENDPOINT_URL and AWS_REGION. For hf://: HF_TOKEN. Only the inspect and build Jobs read it. "
+            "Without it the bucket or repository must be readable anonymously."
         ),
     ] = None
     endpoint: Annotated[
         HttpUrl | None,
         Field(
-            description="URL of the S3 store that holds the checkpoint (scheme, host, port). Default: "
-            "AWS_ENDPOINT_URL of the Secret, else AWS S3."
+            description="URL of the S3 store or the hub that holds the checkpoint (scheme, host, port). Default: "
+            "AWS_ENDPOINT_URL of the Secret, else AWS S3; for hf:// HF_ENDPOINT of the Secret, else "
+            "https://huggingface.co."
         ),
     ] = None
 

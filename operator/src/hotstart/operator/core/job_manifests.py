@@ -12,6 +12,7 @@ from hotstart.exchange.messages import ServingOptions
 from hotstart.exchange.names import (
     ANNOTATION_INSPECT_SPEC,
     API_VERSION,
+    CHECKPOINT_MOUNT,
     COMPONENT_BUILD,
     COMPONENT_INSPECT,
     KEYS_CONFIGMAP,
@@ -59,7 +60,7 @@ def make_inspect_job(model: CompletionModel, images: Images, *, attempt: int) ->
         {"name": "HOTSTART_RUNTIME", "value": str(spec.engine.runtime)},
     ]
     labels = model_labels(model.metadata.name, COMPONENT_INSPECT)
-    return make_job(
+    job = make_job(
         name=inspect_job_name(model.metadata.name, spec_hash, attempt),
         namespace=model.metadata.namespace,
         owner=make_owner(model),
@@ -68,6 +69,7 @@ def make_inspect_job(model: CompletionModel, images: Images, *, attempt: int) ->
         container=make_builder_container("inspect", env, spec.checkpoint.secret_name, images, Runtime.CTRANSLATE2),
         limit_seconds=INSPECT_LIMIT_SECONDS,
     )
+    return mount_claim(job, spec.checkpoint)
 
 
 def make_build_job(
@@ -115,9 +117,9 @@ def make_build_job(
     pod["volumes"].append({"name": "exchange-keys", "configMap": {"name": KEYS_CONFIGMAP, "optional": False}})
     container["volumeMounts"].append({"name": "exchange-keys", "mountPath": KEYS_MOUNT, "readOnly": True})
     request = make_gpu_request(spec.accelerator, spec.recipe.tensor_parallel)
-    if request is None or size is None:
-        return job
-    return with_gpus(job, request, size, architecture=spec.recipe.platform.cpu_architecture)
+    if request is not None and size is not None:
+        job = with_gpus(job, request, size, architecture=spec.recipe.platform.cpu_architecture)
+    return mount_claim(job, checkpoint)
 
 
 def make_builder_container(
@@ -192,3 +194,16 @@ def make_job(
             },
         },
     }
+
+
+def mount_claim(job: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The Job with the claim of a pvc:// checkpoint mounted read-only into all containers; else the Job as it is."""
+    if not checkpoint.uri.startswith("pvc://"):
+        return job
+    claim = checkpoint.uri.removeprefix("pvc://").partition("/")[0]
+    pod = job["spec"]["template"]["spec"]
+    source = {"claimName": claim, "readOnly": True}
+    pod["volumes"].append({"name": "checkpoint", "persistentVolumeClaim": source})
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        container["volumeMounts"].append({"name": "checkpoint", "mountPath": CHECKPOINT_MOUNT, "readOnly": True})
+    return job
