@@ -103,8 +103,8 @@ async def test_a_build_that_cannot_succeed_is_not_retried(world):
     await world.run(120)
     assert len(world.jobs("build")) == 1
     found = world.conditions()["EngineReady"]
-    assert found["reason"] == "VerificationFailed" and "line 9" in found["message"]
-    assert any(note.reason == "VerificationFailed" and note.warning for note in world.events.notes)
+    assert found["reason"] == "EngineQuarantined" and "line 9" in found["message"]
+    assert any(note.reason == "EngineQuarantined" and note.warning for note in world.events.notes)
 
 
 async def test_a_build_that_can_pass_is_tried_again(world):

@@ -16,6 +16,7 @@ from hotstart.engines.profile import Profile
 from hotstart.engines.verification import Verification
 
 MANIFEST_NAME = "manifest.json"
+QUARANTINE_NAME = "quarantine.json"  # stands in the store where an engine was built that failed its verification
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 

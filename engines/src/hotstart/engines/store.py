@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
 from hotstart.engines.errors import Reason, Retryable, Terminal
-from hotstart.engines.manifest import MANIFEST_NAME, BadManifest, Manifest, parse_manifest
+from hotstart.engines.manifest import MANIFEST_NAME, QUARANTINE_NAME, BadManifest, Manifest, parse_manifest
 from hotstart.engines.s3 import NOT_FOUND, StorePlace, error_code, http_status, make_client, store_errors
 
 URL_LIFETIME = 900  # seconds
@@ -41,6 +41,12 @@ class EngineStore(Protocol):
 
     def put_manifest(self, prefix: str, text: str) -> str:
         """Writes the manifest unless one stands; returns the text that stands, which describes the same files."""
+
+    def get_quarantine(self, prefix: str) -> str | None:
+        """Text of the marker that an engine left which failed its verification, or None."""
+
+    def put_quarantine(self, prefix: str, text: str) -> None:
+        """Leaves that marker, in the place of an older one."""
 
     def size(self, object_key: str) -> int | None:
         """Size of an object in bytes, or None."""
@@ -88,7 +94,19 @@ class S3EngineStore:
             self._client.list_objects_v2(Bucket=self._place.bucket, MaxKeys=1)
 
     def get_manifest(self, prefix: str) -> str | None:
-        key = f"{prefix}{MANIFEST_NAME}"
+        return self._get_text(f"{prefix}{MANIFEST_NAME}")
+
+    def get_quarantine(self, prefix: str) -> str | None:
+        return self._get_text(f"{prefix}{QUARANTINE_NAME}")
+
+    def put_quarantine(self, prefix: str, text: str) -> None:
+        key = f"{prefix}{QUARANTINE_NAME}"
+        with store_errors(self._place, f"write {self.location}{key}"):
+            self._client.put_object(
+                Bucket=self._place.bucket, Key=key, Body=text.encode(), ContentType="application/json"
+            )
+
+    def _get_text(self, key: str) -> str | None:
         with store_errors(self._place, f"read {self.location}{key}"):
             try:
                 body = self._client.get_object(Bucket=self._place.bucket, Key=key)["Body"].read()

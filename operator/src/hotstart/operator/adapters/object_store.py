@@ -36,6 +36,14 @@ class ThreadedStore:
         """Writes the manifest unless one stands; the text that stands then."""
         return await self._run(lambda: self._store.put_manifest(prefix, text))
 
+    async def get_quarantine(self, prefix: str) -> str | None:
+        """The marker of an engine that failed its verification; None where there is none."""
+        return await self._run(lambda: self._store.get_quarantine(prefix))
+
+    async def put_quarantine(self, prefix: str, text: str) -> None:
+        """Leaves the marker, in the place of an older one."""
+        await self._run(lambda: self._store.put_quarantine(prefix, text))
+
     async def create_upload(self, object_key: str) -> str:
         """A new multipart upload's id."""
         return await self._run(lambda: self._store.create_upload(object_key))

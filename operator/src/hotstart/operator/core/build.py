@@ -6,13 +6,14 @@ An Engine's name is its key, so two models that need one engine meet in one obje
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from hotstart.engines.manifest import Manifest, manifest_sha256
+from hotstart.engines.verification import Verification
 from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
-from hotstart.operator.api.engine import EnginePhase
+from hotstart.operator.api.engine import EnginePhase, VerificationStatus
 from hotstart.operator.core.accelerators import (
     GpuVerdict,
     decide_accelerator,
@@ -25,6 +26,15 @@ from hotstart.operator.core.conditions import Verdict, make_conditions
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job
+from hotstart.operator.core.quarantine import (
+    Quarantine,
+    describe_nodes,
+    describe_quarantine,
+    find_later_jobs,
+    is_lifted,
+    make_quarantine,
+    quarantined_nodes,
+)
 
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERT_STEP = "convert"  # the init container that needs no GPU
@@ -54,26 +64,35 @@ class EngineView:
     wanted: bool
     secret: str
     fleet: GpuFleet | None = None
+    quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
 
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """The decision: the status to report, the attempt to begin, seconds until another look."""
+    """The decision: the status to report, the attempt to begin, seconds until another look, a marker to leave."""
 
     status: EngineStatus
     start: int | None = None
     obsolete: tuple[JobFacts, ...] = ()
     check_in: float | None = None
+    quarantine: Quarantine | None = None
 
 
 def decide_engine(view: EngineView, now: float) -> EnginePlan:
-    """The first case that applies, in the order of certainty: stored, store silent, under way, failed, missing."""
+    """The first case that applies, in the order of certainty: stored, store silent, quarantined, under way, ...
+
+    The Jobs that led to a quarantine count no longer once that is lifted.
+    """
     if view.stored is not None:
         return decide_stored(view, view.stored, now)
     if view.store_failure is not None:
         verdicts = report_failure(view.store_failure, progressing=True)
         return EnginePlan(make_engine_status(view, verdicts, now, phase=None), check_in=5.0)
-    last = newest_job(job for job in view.jobs if not job.deleting)
+    quarantine = view.quarantine
+    if quarantine is not None and not is_lifted(quarantine, view.engine):
+        return decide_quarantined(view, quarantine, now)
+    standing = view.jobs if quarantine is None else find_later_jobs(quarantine, view.jobs)
+    last = newest_job(job for job in standing if not job.deleting)
     if last is None:
         return decide_missing(view, now)
     outcome = decide_outcome(
@@ -96,7 +115,7 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
     verdicts = (
         Verdict(ConditionType.READY, True, Reason.ENGINE_STORED, message),
         Verdict(ConditionType.PROGRESSING, False, Reason.UP_TO_DATE, ""),
-        Verdict(ConditionType.DEGRADED, False, Reason.HEALTHY, ""),
+        judge_nodes(view.engine),
     )
     built_at = old.built_at or (datetime.fromtimestamp(int(now), UTC) if attempts else None)
     status = EngineStatus(
@@ -110,6 +129,7 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         attempts=attempts,
         built_at=built_at,
         build_seconds=round(manifest.build_seconds),
+        verification=None if manifest.verification is None else make_verification_status(manifest.verification),
         profile=None if manifest.profile is None else make_profile_status(manifest.profile),
     )
     return EnginePlan(status, obsolete=tuple(job for job in view.jobs if job.failed))
@@ -189,6 +209,9 @@ def with_tail(report: BuildReport) -> str:
 
 def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float) -> EnginePlan:
     """The last attempt failed: another one after back-off, or none where it cannot help."""
+    if failure.reason == Reason.VERIFICATION_FAILED and not failure.retryable:
+        made = make_quarantine(view.quarantine, last, failure, now)
+        return replace(decide_quarantined(view, made, now), quarantine=made)
     if not failure.retryable and failure.reason != Reason.CHECKPOINT_CHANGED:
         verdicts = report_failure(failure, progressing=False)
         return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message))
@@ -205,6 +228,34 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
             return EnginePlan(status, check_in=GPU_LOOK_SECONDS)
         return EnginePlan(status, start=next_attempt(view), obsolete=find_obsolete(view.jobs))
     return EnginePlan(status, check_in=due - now)
+
+
+def decide_quarantined(view: EngineView, quarantine: Quarantine, now: float) -> EnginePlan:
+    """It failed its verification: nothing is built until somebody says so."""
+    failure = describe_quarantine(quarantine, view.engine)
+    verdicts = report_failure(failure, progressing=False)
+    return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=quarantine.message))
+
+
+def judge_nodes(engine: Engine) -> Verdict:
+    """Degraded, of an engine that stands: it failed its verification on some node."""
+    message = describe_nodes(engine.metadata.name, quarantined_nodes(engine))
+    reason = Reason.ENGINE_QUARANTINED if message else Reason.HEALTHY
+    return Verdict(ConditionType.DEGRADED, bool(message), reason, message)
+
+
+def make_verification_status(verification: Verification) -> VerificationStatus:
+    """A verification as status shows it: text, for the API has no floats."""
+    share = verification.agreed_of_all / verification.positions if verification.positions else 0.0
+    return VerificationStatus(
+        positions=verification.positions,
+        compared=verification.compared,
+        agreed=verification.agreed,
+        agreement=f"{100 * share:.1f}%",
+        epsilon=f"{verification.epsilon:.3f}",
+        worst_margin=f"{verification.worst_margin:.3f}",
+        reference=verification.reference,
+    )
 
 
 def decide_lost(view: EngineView, last: JobFacts, outcome: Succeeded, now: float) -> EnginePlan:

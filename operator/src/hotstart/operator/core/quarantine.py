@@ -62,6 +62,12 @@ def make_quarantine(standing: Quarantine | None, job: JobFacts, failure: Failure
     return Quarantine(number, job.uid, failure.message[:LONGEST_MESSAGE], failure.at or now)
 
 
+def find_later_jobs(quarantine: Quarantine, jobs: tuple[JobFacts, ...]) -> tuple[JobFacts, ...]:
+    """The Jobs after the one that led to the quarantine; all of them where that one is gone."""
+    spent = max((job.attempt for job in jobs if job.uid == quarantine.job), default=-1)
+    return tuple(job for job in jobs if job.attempt > spent)
+
+
 def describe_quarantine(quarantine: Quarantine, engine: Engine) -> Failure:
     """Why the engine is not built, and how that is changed."""
     meta = engine.metadata

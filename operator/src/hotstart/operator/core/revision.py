@@ -45,6 +45,7 @@ class Target:
     engine_key: str
     engine_name: str
     manifest_sha256: str
+    avoid: tuple[str, ...] = ()  # nodes on which the engine failed its verification
 
 
 def make_revision(spec: CompletionModelSpec, engine_key: str, manifest_sha256: str) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 from hotstart.engines.manifest import BadManifest, engine_prefix, parse_manifest
 from hotstart.exchange.messages import BuildPhase, ServingOptions
-from hotstart.operator.api import CompletionModel, Engine, Reason
+from hotstart.operator.api import CompletionModel, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Checkpoint, Management
-from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine
+from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine, judge_nodes
 from hotstart.operator.core.calibrator import replica_limits, with_calibrator
+from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import diff_merge
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.events import EventNote, note_changes
@@ -20,6 +21,7 @@ from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.job_manifests import make_build_job
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.model import is_stored
+from hotstart.operator.core.quarantine import Quarantine, parse_quarantine
 from hotstart.operator.core.recipe import find_wanted_engine, make_serving_options
 from hotstart.operator.core.revision import Images
 from hotstart.operator.core.writes import Create, Delete, Write
@@ -70,7 +72,8 @@ class EngineReconciler:
             log.warning("engine unreadable key=%s error=%s", key, error)
             return None
         now = self.clock.now()
-        if is_stored(engine) and now - self._checked.get(engine.metadata.uid, -RECHECK_SECONDS) < RECHECK_SECONDS:
+        checked = self._checked.get(engine.metadata.uid, -RECHECK_SECONDS)
+        if is_stored(engine) and tells_nodes(engine) and now - checked < RECHECK_SECONDS:
             return None
         wanting = find_wanting(self.observed, engine)
         view = await self._gather(engine, wanting)  # 1
@@ -79,7 +82,8 @@ class EngineReconciler:
         failure: HotstartError | None = None
         done: tuple[Write, ...] = ()
         try:
-            done = await apply_writes(self.cluster, self.observed, writes)  # 3
+            await self._leave_marker(engine, plan)  # 3
+            done = await apply_writes(self.cluster, self.observed, writes)
         except HotstartError as error:
             failure = error
         await self._report(engine, raw, plan, done)  # 4
@@ -93,9 +97,11 @@ class EngineReconciler:
         report = self.memory.builds.get((namespace, name))
         running = any(job.pod is not None and job.pod.phase == "Running" for job in jobs if not job.deleting)
         uploaded = (namespace, name) in self.memory.published
-        stored, failure = None, None
+        stored, failure, quarantine = None, None, None
         if uploaded or not running or report is None or report.phase is BuildPhase.UPLOADED:
             stored, failure = await self._look_up(engine)
+            if stored is None and failure is None:
+                quarantine, failure = await self._look_up_quarantine(engine)
         return EngineView(
             engine=engine,
             jobs=jobs,
@@ -104,6 +110,7 @@ class EngineReconciler:
             report=report if running else None,
             wanted=wanting is not None,
             secret="" if wanting is None else wanting.checkpoint.secret_name or "",
+            quarantine=quarantine,
             fleet=await self._gather_gpus(engine, wanted=wanting is not None and stored is None),
         )
 
@@ -115,8 +122,7 @@ class EngineReconciler:
 
     async def _look_up(self, engine: Engine) -> tuple[StoredEngine | None, Failure | None]:
         """The engine in the store, or why that cannot be told."""
-        namespace, key = engine.metadata.namespace, engine.spec.key
-        prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), key)
+        key, prefix = engine.spec.key, await self._prefix(engine)
         try:
             text = await self.store.get_manifest(prefix)
             if text is None:
@@ -129,6 +135,22 @@ class EngineReconciler:
             message = f"{error}. Delete {self.store.location}{prefix} to have the engine built again."
             return None, Failure(Reason.ENGINE_CORRUPT, message, True)
 
+    async def _look_up_quarantine(self, engine: Engine) -> tuple[Quarantine | None, Failure | None]:
+        """The marker in the engine's place, or why that cannot be told."""
+        prefix = await self._prefix(engine)
+        try:
+            return parse_quarantine(await self.store.get_quarantine(prefix)), None
+        except StoreFailed as error:
+            return None, Failure(error.reason, f"The engine store does not serve: {error}", True)
+
+    async def _leave_marker(self, engine: Engine, plan: EnginePlan) -> None:
+        if plan.quarantine is not None:
+            await self.store.put_quarantine(await self._prefix(engine), plan.quarantine.to_json())
+            log.warning("engine quarantined key=%s number=%d", engine.spec.key[:12], plan.quarantine.number)
+
+    async def _prefix(self, engine: Engine) -> str:
+        return engine_prefix(await namespace_uid(self.cluster, self.memory, engine.metadata.namespace), engine.spec.key)
+
     async def _report(self, engine: Engine, raw: dict[str, Any], plan: EnginePlan, done: tuple[Write, ...]) -> None:
         patch = diff_merge(raw.get("status", {}), plan.status.to_api())
         notes = [EventNote(False, w.reason, w.message) for w in done if isinstance(w, Create) and w.message]
@@ -139,6 +161,12 @@ class EngineReconciler:
             if changed is not None:
                 self.observed.put({**changed, "kind": "Engine"})
         await self.events.send(raw, notes, self.clock.now())
+
+
+def tells_nodes(engine: Engine) -> bool:
+    """Whether the Engine's Degraded speaks of the nodes that its annotation names."""
+    degraded = find_condition(engine.status.conditions, ConditionType.DEGRADED)
+    return degraded is not None and degraded.message == judge_nodes(engine).message
 
 
 def find_wanting(observed: Observed, engine: Engine) -> Wanting | None:

@@ -98,6 +98,12 @@ class Store(Protocol):
     async def put_manifest(self, prefix: str, text: str) -> str:
         """Writes the manifest unless one stands; the text that stands then."""
 
+    async def get_quarantine(self, prefix: str) -> str | None:
+        """The marker of an engine that failed its verification; None where there is none."""
+
+    async def put_quarantine(self, prefix: str, text: str) -> None:
+        """Leaves the marker, in the place of an older one."""
+
     async def create_upload(self, object_key: str) -> str:
         """A new multipart upload's id."""
 
