@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from hotstart.operator.core.gpu_fleet import GpuFleet, make_gpu_node, make_gpu_pod, sum_of
+
+from tests.operator.doubles import NAMESPACE, World
+
 URI = "s3://models/replit/"
 H100 = "NVIDIA-H100-80GB-HBM3"
 A100 = "NVIDIA-A100-SXM4-80GB"
@@ -74,3 +78,38 @@ LABELS = {
     "driver_old": "nvidia.com/cuda.driver.major",
     "strategy": "nvidia.com/mig.strategy",
 }
+
+
+class GpuWorld(World):
+    """A world whose scheduler places pods that ask for GPUs only where there are some."""
+
+    def _move_pod(self, pod: dict) -> None:
+        if pod["metadata"]["namespace"] != NAMESPACE:
+            return  # somebody else's
+        asked = sum_of(pod["spec"]["containers"])
+        if asked and not pod["spec"].get("nodeName"):
+            node = self._find_node(pod, asked)
+            if node is None:
+                self._set(pod, {"phase": "Pending", "conditions": [self._unschedulable(pod, asked)]})
+                return
+            self.cluster.change("Pod", pod["metadata"]["name"], {"spec": {"nodeName": node}, "status": None})
+            pod = next(p for p in self.cluster.all("Pod") if p["metadata"]["name"] == pod["metadata"]["name"])
+        super()._move_pod(pod)
+
+    def _find_node(self, pod: dict, asked: dict[str, int]) -> str | None:
+        for node in self.cluster.all("Node"):
+            labels = {**node["metadata"].get("labels", {}), "kubernetes.io/arch": "amd64"}
+            fits = pod["spec"].get("nodeSelector", {}).items() <= labels.items()
+            fact = make_gpu_node(node)
+            holders = tuple(f for p in self.cluster.all("Pod") if (f := make_gpu_pod(p)) is not None)
+            free = GpuFleet((fact,), holders) if fact else None
+            if fits and free and all(free.free(fact, name) >= count for name, count in asked.items()):
+                return node["metadata"]["name"]
+        return None
+
+    def _unschedulable(self, pod: dict, asked: dict[str, int]) -> dict:
+        nodes = len(self.cluster.all("Node"))
+        text = f"0/{nodes} nodes are available: {nodes} Insufficient {next(iter(asked))}."
+        since = pod["metadata"]["creationTimestamp"]
+        said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
+        return {**said, "lastTransitionTime": since}
