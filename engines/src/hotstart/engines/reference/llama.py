@@ -75,9 +75,8 @@ class LlamaReference:
         return self._weight(f"{name}.bias") if present else None
 
     def _norm(self, x: Array, name: str) -> Array:
-        square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-        normed: Array = x / np.sqrt(square + np.float32(self._facts.rms_epsilon)) * self._weight(name)
-        return normed
+        size: Array = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(self._facts.rms_epsilon))
+        return x / size * self._weight(name)
 
 
 def silu(x: Array) -> Array:
@@ -94,7 +93,7 @@ def rotary_frequencies(head_dim: int, base: float, scaling: RopeScaling | None) 
     ``high_freq_factor`` times keep theirs, those that it holds less than ``low_freq_factor`` times are stretched by the
     factor, between them both are mixed in proportion (Llama 3.1's own apply_scaling).
     """
-    frequencies: npt.NDArray[np.float64] = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    frequencies: npt.NDArray[np.float64] = np.power(base, -np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling is None:
         return frequencies
     if scaling.kind == "linear":

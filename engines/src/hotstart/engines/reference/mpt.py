@@ -54,13 +54,11 @@ class MptReference:
         qkv = self._linear(x, f"{prefix}Wqkv")
         if facts.clip_qkv is not None:
             qkv = np.clip(qkv, -np.float32(facts.clip_qkv), np.float32(facts.clip_qkv))
-        keys = facts.kv_heads * facts.head_dim
-        q, k, v = np.split(qkv, [facts.hidden, facts.hidden + keys], axis=-1)
+        q, k, v = np.split(qkv, [facts.hidden, facts.hidden + facts.kv_heads * facts.head_dim], axis=-1)
         joined = []
         for span, length in zip(texts.spans(), texts.lengths, strict=True):
-            queries = split_heads(q[span], facts.heads)
-            shared = (split_heads(part[span], facts.kv_heads) for part in (k, v))
-            joined.append(attend(queries, *shared, bias=alibi_bias(self._slopes, length)))
+            keys, values = (split_heads(part[span], facts.kv_heads) for part in (k, v))
+            joined.append(attend(split_heads(q[span], facts.heads), keys, values, alibi_bias(self._slopes, length)))
         return self._linear(np.concatenate(joined), f"{prefix}out_proj")
 
     def _linear(self, x: Array, name: str) -> Array:
@@ -114,4 +112,5 @@ def erf(x: Array) -> npt.NDArray[np.float64]:
 
     A line is off by step^2 / 8 times the second derivative, which is below 1; float32 itself is off by 6e-8 near 1.
     """
-    return np.interp(x, _GRID, _ERF)
+    value: npt.NDArray[np.float64] = np.interp(x, _GRID, _ERF)
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from hotstart.engines.checkpoints.checkpoint import Checkpoint, read_weight
+from hotstart.engines.checkpoints.checkpoint import Checkpoint, llama_facts, read_weight
 from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.reference.llama import LlamaReference
 from hotstart.engines.reference.mpt import MptReference
@@ -14,7 +14,12 @@ from hotstart.engines.reference.network import Reference
 def make_reference(checkpoint: Checkpoint) -> Reference:
     """What this checkpoint computes; weights are read as they are needed.
 
-    The reference raises Terminal (CheckpointCorrupt) where a weight is NaN or infinite.
+    The reference itself raises Terminal (CheckpointCorrupt) where a weight is NaN or infinite.
+
+    Raises:
+        Terminal: UnsupportedArchitecture, no reference is written for the network.
     """
     facts, weight = checkpoint.facts, partial(read_weight, checkpoint)
-    return MptReference(facts, weight) if isinstance(facts, MptFacts) else LlamaReference(facts, weight)
+    if isinstance(facts, MptFacts):
+        return MptReference(facts, weight)
+    return LlamaReference(llama_facts(checkpoint), weight)
