@@ -1,0 +1,223 @@
+"""What the completion model sends to TensorRT-LLM and reads from it, with Triton's module played by a test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hotstart.engines.triton import trtllm_tensors as names
+from hotstart.engines.triton.completion.engine import NOTHING_MEASURED, EngineFacts, Measured
+from hotstart.engines.triton.completion.engine_trtllm import TrtllmEngine, make_inputs, make_stop_inputs
+from hotstart.engines.triton.completion.errors import CompletionError
+from hotstart.engines.triton.completion.options import RequestOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+FACTS = EngineFacts("tensorrt_llm", 4096, (2, 5), None)
+BACKSTOP = 20.0
+
+
+@dataclass
+class FakeTensor:
+    tensor_name: str
+    value: Any
+
+    def as_numpy(self) -> Any:
+        return self.value
+
+
+@dataclass
+class FakeResponse:
+    tensors: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+    def has_error(self) -> bool:
+        return bool(self.failure)
+
+    def error(self) -> Any:
+        class Error:
+            message = staticmethod(lambda: self.failure)
+
+        return Error
+
+
+def token_response(*tokens: int, padding: int = 0, **more: int) -> FakeResponse:
+    ids = np.array([[[*tokens, *[-1] * padding]]], np.int32)
+    extra = {name: np.array([[value]]) for name, value in more.items()}
+    return FakeResponse({names.OUTPUT_IDS: ids, names.SEQUENCE_LENGTH: np.array([[len(tokens)]], np.int32), **extra})
+
+
+@dataclass
+class FakeTriton:
+    """``pb_utils`` whose model plays ``script`` and can be stopped."""
+
+    script: Callable[[FakeTriton], Iterator[FakeResponse]]
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    stop_fails: bool = False
+
+    Tensor = staticmethod(FakeTensor)
+
+    def InferenceRequest(self, **given: Any) -> Any:  # Triton's name
+        inputs = {tensor.tensor_name: tensor.value for tensor in given.pop("inputs")}
+        self.requests.append({**given, "inputs": inputs})
+
+        def run(decoupled: bool) -> Iterator[FakeResponse]:
+            assert decoupled
+            if names.STOP not in inputs:
+                return self.script(self)
+            self.stopped.set()
+            return iter([FakeResponse(failure="no such request") if self.stop_fails else FakeResponse()])
+
+        return type("Request", (), {"exec": staticmethod(run)})
+
+    @staticmethod
+    def get_output_tensor_by_name(response: FakeResponse, name: str) -> Any:
+        return FakeTensor(name, response.tensors[name]) if name in response.tensors else None
+
+
+def plays(*responses: FakeResponse) -> FakeTriton:
+    return FakeTriton(lambda triton: iter(responses))
+
+
+def run(
+    triton: FakeTriton,
+    on_token: Callable[[int], bool] = lambda token: False,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[list[int], Measured]:
+    engine = TrtllmEngine(triton, FACTS)
+    seen: list[int] = []
+
+    def take(token: int) -> bool:
+        seen.append(token)
+        return on_token(token)
+
+    try:
+        measured = engine.generate([7, 8, 9], RequestOptions(max_tokens=16), take, cancelled)
+    finally:
+        engine.close()
+    return seen, measured
+
+
+def test_tokens_come_one_by_one_however_the_engine_groups_them() -> None:
+    triton = plays(token_response(10, 11), token_response(12, padding=3), token_response(), FakeResponse())
+    seen, measured = run(triton)
+    assert seen == [10, 11, 12]
+    assert measured == NOTHING_MEASURED
+    assert len(triton.requests) == 1, "nothing is stopped that ends by itself"
+
+
+def test_a_request_is_what_the_backend_takes() -> None:
+    triton = plays(token_response(10))
+    run(triton)
+    [request] = triton.requests
+    assert request["model_name"] == "tensorrt_llm"
+    assert set(request["requested_output_names"]) >= {"output_ids", "sequence_length"}
+    declared = {tensor.name: tensor for tensor in names.INPUTS}
+    for name, value in request["inputs"].items():
+        assert value.shape == ((1, 3) if name == "input_ids" else (1, 1)), name
+        assert (
+            declared[name].data_type
+            == {
+                "int32": "TYPE_INT32",
+                "bool": "TYPE_BOOL",
+                "float32": "TYPE_FP32",
+                "uint64": "TYPE_UINT64",
+            }[str(value.dtype)]
+        )
+    required = {tensor.name for tensor in names.INPUTS if not tensor.optional}
+    assert required <= set(request["inputs"]) and required <= set(make_stop_inputs())
+
+
+@pytest.mark.parametrize("end", FACTS.eos_ids)
+def test_any_of_the_tokens_that_end_a_text_ends_it_unseen(end: int) -> None:
+    """The backend knows one of them; another one has to be stopped for."""
+    triton = plays(token_response(10), token_response(end, 11), token_response(12))
+    seen, _ = run(triton)
+    assert seen == [10]
+    assert triton.stopped.is_set()
+
+
+def test_a_stop_on_text_sends_one_stop_with_the_same_id_and_waits_for_the_end() -> None:
+    ended = threading.Event()
+
+    def script(triton: FakeTriton) -> Iterator[FakeResponse]:
+        yield token_response(10)
+        assert triton.stopped.wait(BACKSTOP), "the stop comes while the generation goes on"
+        yield token_response(11)
+        yield token_response(12)
+        ended.set()
+
+    triton = FakeTriton(script)
+    seen, _ = run(triton, on_token=lambda token: True)
+    assert seen == [10]
+    assert ended.is_set()
+    generation, stop = triton.requests
+    assert stop["request_id"] == generation["request_id"] != ""
+    assert stop["inputs"][names.STOP].tolist() == [[True]]
+
+
+def test_a_cancellation_is_obeyed_before_the_first_token() -> None:
+    def script(triton: FakeTriton) -> Iterator[FakeResponse]:
+        assert triton.stopped.wait(BACKSTOP)
+        yield FakeResponse()
+
+    left = threading.Event()
+    left.set()
+    seen, _ = run(FakeTriton(script), cancelled=left.is_set)
+    assert seen == []
+
+
+def test_a_stop_that_is_refused_only_lets_the_generation_run_on() -> None:
+    triton = plays(token_response(10), token_response(11), token_response(12))
+    triton.stop_fails = True
+    seen, _ = run(triton, on_token=lambda token: True)
+    assert seen == [10]
+
+
+def test_an_error_is_raised_in_the_backend_s_words() -> None:
+    words = "Executor failed process requestId 7 due to the following error: Prompt length exceeds"
+    with pytest.raises(CompletionError, match="internal: the engine failed: Executor failed process requestId 7"):
+        run(plays(token_response(10), FakeResponse(failure=words)))
+
+
+def test_queue_time_and_reused_blocks_are_of_the_last_response() -> None:
+    more = {names.ARRIVAL: 5_000_000, names.FIRST_SCHEDULED: 12_500_000, names.REUSED_BLOCKS: 3}
+    _, measured = run(plays(token_response(10), token_response(11, **more)))
+    assert measured == Measured(queue_ms=7.5, reused_blocks=3)
+
+
+def test_two_generations_never_share_an_id() -> None:
+    triton = plays(token_response(10))
+    run(triton)
+    run(triton)
+    assert len({request["request_id"] for request in triton.requests}) == 2
+
+
+@given(
+    st.builds(
+        RequestOptions,
+        max_tokens=st.integers(1, 4096),
+        temperature=st.one_of(st.just(0.0), st.floats(0.01, 2.0)),
+        top_p=st.floats(0.01, 1.0),
+        top_k=st.integers(0, 2**31 - 1),
+        seed=st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_greedy_says_nothing_of_chance_and_sampling_always_has_a_seed(options: RequestOptions, chance: int) -> None:
+    inputs = make_inputs([1, 2], options, FACTS, chance=chance)
+    assert inputs[names.OUTPUT_LENGTH] == [options.max_tokens]
+    assert inputs[names.END_ID] == [2]
+    if options.temperature == 0:
+        assert inputs[names.TOP_K] == [1]
+        assert not {names.TEMPERATURE, names.TOP_P, names.SEED} & set(inputs)
+    else:
+        assert inputs[names.SEED] == [chance if options.seed is None else options.seed]
+        assert inputs[names.TOP_P] == [options.top_p]
+        assert inputs[names.TOP_K] == [options.top_k]
+        assert inputs[names.TEMPERATURE] == [options.temperature]
