@@ -56,6 +56,7 @@ FULL: dict[str, Any] = {
         "bucket": "ml-engines",
         "endpoint": "http://s3.storage:9000",
         "region": "eu-central-1",
+        "collection": {"mode": "Report", "ttl": "24h"},
         "secretName": "s3.engines",
     },
     "networkPolicies": {"enabled": True},

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
+from hotstart.engines.collection import StoredObject
 from hotstart.engines.errors import Reason, Retryable, Terminal
 from hotstart.engines.manifest import MANIFEST_NAME, QUARANTINE_NAME, BadManifest, Manifest, parse_manifest
 from hotstart.engines.s3 import NOT_FOUND, StorePlace, error_code, http_status, make_client, store_errors
@@ -62,6 +63,9 @@ class EngineStore(Protocol):
 
     def complete_upload(self, object_key: str, upload_id: str, etags: Sequence[str], *, size: int) -> None:
         """Puts the parts together; done already is done. Raises where the object is not of ``size`` bytes then."""
+
+    def list_objects(self, prefix: str) -> tuple[StoredObject, ...]:
+        """All objects under ``prefix``."""
 
     def list_uploads(self, prefix: str) -> tuple[OpenUpload, ...]:
         """Open uploads under ``prefix``."""
@@ -176,6 +180,15 @@ class S3EngineStore:
                 f"{self.location}{object_key} has {found} bytes after its upload, the builder sent {size}.",
             )
 
+    def list_objects(self, prefix: str) -> tuple[StoredObject, ...]:
+        with store_errors(self._place, f"list {self.location}{prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._place.bucket, Prefix=prefix)
+            return tuple(
+                StoredObject(str(entry["Key"]), int(entry["Size"]), float(entry["LastModified"].timestamp()))
+                for page in pages
+                for entry in page.get("Contents", ())
+            )
+
     def list_uploads(self, prefix: str) -> tuple[OpenUpload, ...]:
         with store_errors(self._place, f"list the uploads under {self.location}{prefix}"):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
@@ -198,15 +211,11 @@ class S3EngineStore:
 
     def delete_prefix(self, prefix: str) -> int:
         with store_errors(self._place, f"delete {self.location}{prefix}"):
-            keys = sorted(self._keys(prefix), key=lambda key: key != f"{prefix}{MANIFEST_NAME}")
+            found = (stored.key for stored in self.list_objects(prefix))
+            keys = sorted(found, key=lambda key: key != f"{prefix}{MANIFEST_NAME}")
             for key in keys:
                 self._client.delete_object(Bucket=self._place.bucket, Key=key)
         return len(keys)
-
-    def _keys(self, prefix: str) -> Iterator[str]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._place.bucket, Prefix=prefix)
-        for page in pages:
-            yield from (str(entry["Key"]) for entry in page.get("Contents", ()))
 
     def _began(self, entry: dict[str, Any]) -> float:
         began = entry.get("Initiated")

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hotstart.exchange.names import PORT_OPERATOR_METRICS
+from hotstart.operator.api.scalars import Duration
 from hotstart.operator.core.errors import BadSettings
 from hotstart.operator.core.revision import Images
+from hotstart.operator.reconcile.collect import CollectionSettings
 
+COLLECTION_MODES = ("Delete", "Report", "Off")
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 
@@ -35,6 +38,7 @@ class Settings:
     watch_namespaces: tuple[str, ...]
     images: Images
     store: StoreSettings
+    collection: CollectionSettings | None
     port: int
 
 
@@ -72,6 +76,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
             secret_key=need(env, "AWS_SECRET_ACCESS_KEY", "credentials of the engine store"),
             session_token=env.get("AWS_SESSION_TOKEN", ""),
         ),
+        collection=read_collection(env),
         port=read_port(env.get("HOTSTART_METRICS_PORT", str(PORT_OPERATOR_METRICS))),
     )
 
@@ -82,6 +87,18 @@ def need(env: Mapping[str, str], name: str, what: str) -> str:
     if not value:
         raise BadSettings(f"{name} is not set: it is {what}. The Helm chart sets it.")
     return value
+
+
+def read_collection(env: Mapping[str, str]) -> CollectionSettings | None:
+    """How the engine store is swept; None is never."""
+    mode, ttl = env.get("HOTSTART_COLLECTION_MODE", "Delete"), env.get("HOTSTART_COLLECTION_TTL", "168h")
+    if mode not in COLLECTION_MODES:
+        raise BadSettings(f"HOTSTART_COLLECTION_MODE is {mode!r}: it must be one of {', '.join(COLLECTION_MODES)}.")
+    try:
+        seconds = Duration(ttl).seconds
+    except ValueError as error:
+        raise BadSettings(f"HOTSTART_COLLECTION_TTL is {ttl!r}: it must be a duration such as 168h.") from error
+    return None if mode == "Off" else CollectionSettings(delete=mode == "Delete", ttl=seconds)
 
 
 def read_port(text: str) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from hotstart.engines.collection import Fate
 from prometheus_client import Counter, Gauge, Histogram
 
 EXCHANGES = Counter("hotstart_exchange_messages", "Messages of the exchange by agent and result.", ["agent", "result"])
@@ -15,3 +18,10 @@ RECONCILE_SECONDS = Histogram("hotstart_reconcile_seconds", "Time of one reconci
 QUEUE_DEPTH = Gauge("hotstart_queue_depth", "Keys that wait to be reconciled.")
 LEADING = Gauge("hotstart_leading", "1 in the replica that leads.")
 REPLICAS = Gauge("hotstart_model_replicas", "Replicas of a model by state.", ["namespace", "model", "state"])
+STORE_BYTES = Gauge("hotstart_store_bytes", "Bytes of engines in the store by fate, at the last sweep.", ["fate"])
+
+
+def note_store_bytes(sizes: Mapping[Fate, int]) -> None:
+    """What a sweep of the engine store saw."""
+    for fate, size in sizes.items():
+        STORE_BYTES.labels(fate.value).set(size)

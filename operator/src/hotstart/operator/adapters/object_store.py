@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+from hotstart.engines.collection import StoredObject
 from hotstart.engines.errors import EngineError
 from hotstart.engines.s3 import StorePlace
 from hotstart.engines.store import EngineStore, S3EngineStore
 from hotstart.operator.core.errors import StoreFailed
-from hotstart.operator.reconcile.ports import Upload
+from hotstart.operator.reconcile.ports import OpenUpload, Upload
 from hotstart.operator.settings import StoreSettings
 
 ResultT = TypeVar("ResultT")
@@ -53,6 +54,23 @@ class ThreadedStore:
         await self._run(
             lambda: self._store.complete_upload(upload.object_key, upload.upload_id, upload.etags, size=upload.size)
         )
+
+    async def list_objects(self, prefix: str) -> tuple[StoredObject, ...]:
+        """All objects under a prefix."""
+        return await self._run(lambda: self._store.list_objects(prefix))
+
+    async def list_uploads(self, prefix: str) -> tuple[OpenUpload, ...]:
+        """Open multipart uploads under a prefix."""
+        found = await self._run(lambda: self._store.list_uploads(prefix))
+        return tuple(OpenUpload(upload.object_key, upload.upload_id, upload.began) for upload in found)
+
+    async def abort_upload(self, object_key: str, upload_id: str) -> None:
+        """Ends an upload and frees its parts; one that is gone is no error."""
+        await self._run(lambda: self._store.abort_upload(object_key, upload_id))
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Deletes an engine, its manifest first; how many objects went."""
+        return await self._run(lambda: self._store.delete_prefix(prefix))
 
     def presign_part(self, object_key: str, upload_id: str, number: int) -> str:
         """URL to PUT a part to."""

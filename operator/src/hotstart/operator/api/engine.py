@@ -229,6 +229,10 @@ class EngineStatus(StatusModel):
     build_seconds: Annotated[
         int | None, Field(ge=0, le=2_147_483_647, description="Time that the successful build took (seconds).")
     ] = None
+    unused_since: Annotated[
+        Timestamp | None,
+        Field(description="Since when no model, pod or build uses the engine (RFC 3339, UTC); absent while one does."),
+    ] = None
     verification: Annotated[
         VerificationStatus | None, Field(description="How far the engine agrees with its checkpoint.")
     ] = None

@@ -23,6 +23,7 @@ from hotstart.operator.core.service_manifests import make_keys_config
 from hotstart.operator.core.writes import Object
 from hotstart.operator.handlers.watches import run_watches
 from hotstart.operator.reconcile.builds import BuildServer
+from hotstart.operator.reconcile.collect import Collector, sweep_quietly
 from hotstart.operator.reconcile.engine import EngineReconciler
 from hotstart.operator.reconcile.exchange import Exchange, make_router_pod
 from hotstart.operator.reconcile.memory import Memory
@@ -37,6 +38,7 @@ TURN_SECONDS = 1.0
 QUICK_SECONDS = 0.25  # between turns while a pod is on its way in or out
 HANGING_SECONDS = 120.0
 RESYNC_SECONDS = 300.0
+SWEEP_SECONDS = 600.0
 ROUTER_LIST_TURNS = 3  # the routers' pods are listed every so many turns
 
 
@@ -50,6 +52,7 @@ class Leader:
     queue: WorkQueue
     exchange: Exchange
     scaler: Scaler
+    collector: Collector | None
     jwks: str
     _turns: int = 0
     _turned_at: float = field(default_factory=time.monotonic)
@@ -71,6 +74,7 @@ class Leader:
             self.queue.run(),
             self._take_turns(),
             self._resync_for_ever(),
+            self._sweep_for_ever(),
         )
 
     def is_alive(self) -> bool:
@@ -115,6 +119,13 @@ class Leader:
                 await self.resync()
             except HotstartError as error:
                 log.warning("resync failed error=%s", error)
+
+    async def _sweep_for_ever(self) -> None:
+        """Garbage collection of the engine store; the first sweep waits for a resync's worth of events."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            if self.collector is not None:
+                await sweep_quietly(self.collector)
 
     async def _take_turns(self) -> None:
         """A whole turn each second, quick ones between while pods are on their way; turns never overlap."""
@@ -198,4 +209,9 @@ def make_leader(
     builds = BuildServer(cluster, store, agents, observed, memory, queue)
     exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds)
     scaler = Scaler(cluster, events, clock, observed, memory, queue)
-    return Leader(settings, cluster, observed, queue, exchange, scaler, jwks)
+    collector = None
+    if settings.collection is not None:
+        collector = Collector(
+            cluster, store, clock, observed, memory, queue, settings.collection, on_report=metrics.note_store_bytes
+        )
+    return Leader(settings, cluster, observed, queue, exchange, scaler, collector, jwks)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hotstart.engines.collection import StoredObject
 from hotstart.exchange.messages import (
     BuildReport,
     BuildRequest,
@@ -85,6 +86,15 @@ class Upload:
     size: int
 
 
+@dataclass(frozen=True)
+class OpenUpload:
+    """A multipart upload that was begun and not ended; ``began`` in seconds since the epoch."""
+
+    object_key: str
+    upload_id: str
+    began: float
+
+
 class Store(Protocol):
     """The store of engines. Raises StoreFailed of core.errors."""
 
@@ -109,6 +119,18 @@ class Store(Protocol):
 
     async def complete_upload(self, upload: Upload) -> None:
         """Completes an upload, once or again, and checks the object's size."""
+
+    async def list_objects(self, prefix: str) -> tuple[StoredObject, ...]:
+        """All objects under a prefix."""
+
+    async def list_uploads(self, prefix: str) -> tuple[OpenUpload, ...]:
+        """Open multipart uploads under a prefix."""
+
+    async def abort_upload(self, object_key: str, upload_id: str) -> None:
+        """Ends an upload and frees its parts."""
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Deletes an engine, its manifest first; how many objects went."""
 
     def presign_part(self, object_key: str, upload_id: str, number: int) -> str:
         """URL to PUT a part to."""

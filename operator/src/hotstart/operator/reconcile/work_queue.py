@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from hotstart.operator.core.backoff import RECONCILE
 from hotstart.operator.core.errors import Conflict, HotstartError
@@ -71,14 +72,32 @@ class WorkQueue:
         while True:
             key = await self._ready.get()
             self._waiting.discard(key)
+            if key in self._running:  # held
+                self._again.add(key)
+                continue
             self._running.add(key)
             try:
                 await self._run_one(key)
             finally:
-                self._running.discard(key)
-                if key in self._again:
-                    self._again.discard(key)
-                    self.add(key)
+                self._release(key)
+
+    @asynccontextmanager
+    async def hold(self, key: Key) -> AsyncIterator[bool]:
+        """Keeps the key's reconcile waiting while the block runs; False, and no hold, where it runs just now."""
+        if key in self._running:
+            yield False
+            return
+        self._running.add(key)
+        try:
+            yield True
+        finally:
+            self._release(key)
+
+    def _release(self, key: Key) -> None:
+        self._running.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
 
     async def _run_one(self, key: Key) -> None:
         try:

@@ -1,0 +1,162 @@
+"""Garbage collection of the engine store: 1 gather uses and objects, 2 decide, 3 mark and delete, 4 report bytes.
+
+Only what no model, pod or build uses goes, and only after its time to live. A deletion holds the Engine's key in the
+work queue, so that nobody decides on that engine meanwhile, looks again whether it is used, deletes the Engine first
+and its manifest before its other files: whoever wants the engine from then on finds it missing, and builds it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from hotstart.engines.collection import ROOT, UNFINISHED_SECONDS, Fate, Marks, StoredFolder, Survey, make_survey
+from hotstart.engines.key import engine_name
+from hotstart.engines.manifest import engine_prefix
+from hotstart.exchange.names import LABEL_ENGINE
+from hotstart.operator.api import Engine
+from hotstart.operator.core.errors import HotstartError
+from hotstart.operator.reconcile.engine import find_wanting, namespace_uid
+from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.observed import Key, Observed
+from hotstart.operator.reconcile.ports import Clock, Cluster, Store
+from hotstart.operator.reconcile.work_queue import WorkQueue
+from pydantic import ValidationError
+
+log = logging.getLogger(__name__)
+Place = tuple[str, str]  # namespace's UID, Engine's name
+
+
+@dataclass(frozen=True)
+class CollectionSettings:
+    """``delete`` False reports only (dry run); ``ttl`` in seconds since an engine was last in use."""
+
+    delete: bool
+    ttl: float
+
+
+@dataclass(frozen=True)
+class Collector:
+    """One a process. ``on_report`` hears the bytes of every fate after each sweep."""
+
+    cluster: Cluster
+    store: Store
+    clock: Clock
+    observed: Observed
+    memory: Memory
+    queue: WorkQueue
+    settings: CollectionSettings
+    on_report: Callable[[Mapping[Fate, int]], None] = lambda sizes: None
+    _engines: dict[Place, Engine] = field(default_factory=dict)
+
+    async def sweep(self) -> Survey:
+        """Looks at the whole store once, deletes what is garbage, and returns what it saw.
+
+        Raises:
+            HotstartError: the store or the API server does not answer; the rest waits for the next sweep.
+        """
+        names = await self._gather_namespaces()  # 1
+        objects = await self.store.list_objects(ROOT)
+        now, used = self.clock.now(), self._find_uses(names)
+        await self._note_uses(used, now)
+        marks = Marks(used, self._unused_since(), names)
+        survey = make_survey(objects, marks, now, self.settings.ttl)  # 2
+        if self.settings.delete:
+            for folder in survey.garbage:  # 3
+                await self._delete(folder, names)
+            await self._abort_uploads(names, now)
+        sizes = survey.bytes_by_fate()  # 4
+        self.on_report(sizes)
+        text = " ".join(f"{fate.value.lower()}={size}" for fate, size in sizes.items())
+        log.info("engine store swept delete=%s bytes: %s", self.settings.delete, text)
+        return survey
+
+    async def _gather_namespaces(self) -> dict[str, str]:
+        """Names of the namespaces that have models or engines, by UID; their Engines go into ``_engines``."""
+        raws = [*self.observed.all("CompletionModel"), *self.observed.all("Engine")]
+        names = {raw["metadata"]["namespace"] for raw in raws}
+        found = {await namespace_uid(self.cluster, self.memory, name): name for name in sorted(names)}
+        uids = {name: uid for uid, name in found.items()}
+        self._engines.clear()
+        for raw in self.observed.all("Engine"):
+            place = (uids[raw["metadata"]["namespace"]], raw["metadata"]["name"])
+            try:
+                self._engines[place] = Engine.from_api(raw)
+            except ValidationError as error:
+                log.warning("engine unreadable, it is kept name=%s error=%s", raw["metadata"]["name"], error)
+        return found
+
+    def _find_uses(self, names: Mapping[str, str]) -> frozenset[Place]:
+        """Places that a model, a pod or a Job uses now; what cannot be read counts as used."""
+        uids = {name: uid for uid, name in names.items()}
+        used: set[Place] = set()
+        for raw in self.observed.all("CompletionModel"):
+            key = raw.get("status", {}).get("engine", {}).get("key", "")
+            used.add((uids.get(raw["metadata"]["namespace"], ""), engine_name(key)))
+        for kind in ("Pod", "Job"):
+            for raw in self.observed.all(kind):
+                name = raw["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
+                used.add((uids.get(raw["metadata"]["namespace"], ""), name))
+        for raw in self.observed.all("Engine"):
+            place = (uids.get(raw["metadata"]["namespace"], ""), raw["metadata"]["name"])
+            engine = self._engines.get(place)
+            if engine is None or find_wanting(self.observed, engine) is not None:
+                used.add(place)
+        return frozenset(used)
+
+    def _unused_since(self) -> dict[Place, float]:
+        return {
+            place: engine.status.unused_since.timestamp()
+            for place, engine in self._engines.items()
+            if engine.status.unused_since is not None
+        }
+
+    async def _note_uses(self, used: frozenset[Place], now: float) -> None:
+        """Writes ``status.unusedSince`` where it changes: a restart forgets nothing."""
+        for place, engine in list(self._engines.items()):
+            since = engine.status.unused_since
+            if (since is None) == (place in used):
+                continue
+            value = None if place in used else datetime.fromtimestamp(int(now), UTC)
+            text = None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+            meta = engine.metadata
+            body = {"status": {"unusedSince": text}}
+            changed = await self.cluster.patch_status("Engine", meta.namespace, meta.name, body)
+            if changed is not None:
+                self.observed.put({**changed, "kind": "Engine"})
+            status = engine.status.model_copy(update={"unused_since": value})
+            self._engines[place] = engine.model_copy(update={"status": status})
+
+    async def _delete(self, folder: StoredFolder, names: Mapping[str, str]) -> None:
+        """The Engine, then its folder; neither where it is decided on or used just now."""
+        namespace, name = names[folder.namespace_uid], engine_name(folder.engine_key)
+        async with self.queue.hold(Key("Engine", namespace, name)) as held:
+            if not held or folder.place in self._find_uses(names):
+                return
+            raw = self.observed.get("Engine", namespace, name)
+            if raw is not None:
+                await self.cluster.delete("Engine", namespace, name, raw["metadata"]["uid"])
+                self.observed.remove(raw)
+            if folder.place in self._find_uses(names) or self.observed.get("Engine", namespace, name) is not None:
+                return  # wanted again meanwhile: its new Engine finds it in the store
+            count = await self.store.delete_prefix(engine_prefix(folder.namespace_uid, folder.engine_key))
+            log.info("engine deleted key=%s objects=%d bytes=%d", folder.engine_key[:12], count, folder.size)
+
+    async def _abort_uploads(self, names: Mapping[str, str], now: float) -> None:
+        """Ends uploads that no build can still be at."""
+        used = self._find_uses(names)
+        for upload in await self.store.list_uploads(ROOT):
+            _, uid, key, *_ = (*upload.object_key.split("/"), "", "")
+            if uid in names and (uid, engine_name(key)) not in used and now - upload.began > UNFINISHED_SECONDS:
+                await self.store.abort_upload(upload.object_key, upload.upload_id)
+                log.info("upload aborted key=%s object=%s", key[:12], upload.object_key.rpartition("/")[2])
+
+
+async def sweep_quietly(collector: Collector) -> None:
+    """One sweep; a failure is logged and left to the next one."""
+    try:
+        await collector.sweep()
+    except HotstartError as error:
+        log.warning("sweep failed error=%s", error)
