@@ -11,7 +11,6 @@ import itertools
 import json
 from datetime import UTC, datetime
 
-from hotstart.engines.collection import StoredObject
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuiltFile, PodReport, PodState, RouterReport
@@ -24,8 +23,7 @@ from hotstart.operator.reconcile.engine import EngineReconciler
 from hotstart.operator.reconcile.exchange import Exchange, RouterPod
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.model import ModelReconciler
-from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
-from hotstart.operator.reconcile.ports import OpenUpload
+from hotstart.operator.reconcile.observed import WATCHED, Key, Observed, keys_of
 from hotstart.operator.reconcile.scaling import Scaler
 
 NAMESPACE = "team"
@@ -193,8 +191,6 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, str] = {}
-        self.modified: dict[str, float] = {}  # when an object was last written; the start, where it is not said
-        self.uploads: list[OpenUpload] = []
         self.failure: HotstartError | None = None
 
     async def get_manifest(self, prefix):
@@ -221,31 +217,6 @@ class FakeStore:
     async def complete_upload(self, upload):
         assert upload.upload_id == f"upload-of-{upload.object_key}"
         self.objects[upload.object_key] = "x" * upload.size
-
-    async def list_objects(self, prefix):
-        self._check()
-        now = self.modified or {}
-        found = ((key, text) for key, text in sorted(self.objects.items()) if key.startswith(prefix))
-        return tuple(StoredObject(key, len(text), now.get(key, START)) for key, text in found)
-
-    async def list_uploads(self, prefix):
-        self._check()
-        return tuple(upload for upload in self.uploads if upload.object_key.startswith(prefix))
-
-    async def abort_upload(self, object_key, upload_id):
-        self._check()
-        self.uploads = [upload for upload in self.uploads if upload.upload_id != upload_id]
-
-    async def delete_prefix(self, prefix):
-        self._check()
-        gone = [key for key in self.objects if key.startswith(prefix)]
-        for key in gone:
-            del self.objects[key]
-        return len(gone)
-
-    def _check(self):
-        if self.failure:
-            raise self.failure
 
     def presign_part(self, object_key, upload_id, number):
         return f"http://store/{object_key}?upload={upload_id}&part={number}"
@@ -377,7 +348,7 @@ class Operator:
         world.cluster.watchers = [self.see]
 
     def see(self, obj, deleted) -> None:
-        if obj["kind"] not in WATCHED or not is_watched(obj):
+        if obj["kind"] not in WATCHED:
             return
         keys = keys_of(obj, self.observed)
         if deleted:
@@ -414,12 +385,6 @@ class Operator:
         await self.exchange.turn()
         await self.scaler.turn()
         await self.drain_queue()
-
-
-def is_watched(obj: dict) -> bool:
-    """Whether the watch's label selector takes the object."""
-    name, _, value = SELECTORS.get(obj["kind"], "").partition("=")
-    return not name or obj["metadata"].get("labels", {}).get(name) == value
 
 
 class World:
