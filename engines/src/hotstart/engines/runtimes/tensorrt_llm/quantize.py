@@ -37,17 +37,21 @@ def load_quantize(quantization: str) -> Quantize | None:
     try:
         torch = import_module("torch")
         import_module("tensorrt_llm")  # registers torch.ops.trtllm
-    except ImportError as error:
+        return make_quantize(torch, quantization)
+    except (ImportError, AttributeError, OSError) as error:  # OSError: a library of CUDA cannot be loaded
         raise Terminal(
             Reason.UNSUPPORTED_RECIPE,
             f"engine.quantization {quantization} is done by TensorRT-LLM itself, which only the TensorRT-LLM builder "
             f"image has ({error}): convert in that image, or set quantization: none.",
         ) from error
-    return make_quantize(torch, quantization)
 
 
 def make_quantize(torch: Any, quantization: str) -> Quantize:
-    """``Quantize`` by the operation of this ``torch``, into which tensorrt_llm has registered it."""
+    """``Quantize`` by the operation of this ``torch``, into which tensorrt_llm has registered it.
+
+    Raises:
+        AttributeError: it has not.
+    """
     kind = {8: torch.int8, 4: torch.quint4x2}[BITS[quantization]]
     operation = torch.ops.trtllm.symmetric_quantize_last_axis_of_batched_matrix
 
