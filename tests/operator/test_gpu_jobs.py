@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hotstart.engines.builder.settings import make_build_settings, make_conversion_settings
+from hotstart.engines.key import key_inputs, make_key
 from hotstart.operator.api import CompletionModel, Engine
 from hotstart.operator.core.facts import make_job_facts, make_pod_facts
 from hotstart.operator.core.job_manifests import make_build_job, make_inspect_job
@@ -110,6 +112,18 @@ def test_only_the_builder_has_a_gpu_and_the_exchange():
     assert "ports" not in containers["convert"] and "exchange-keys" not in str(containers["convert"])
     assert containers["convert"]["env"] == containers["builder"]["env"]
     assert containers["convert"]["image"] == containers["builder"]["image"] == "builder-trtllm:1"
+
+
+def test_both_programs_read_what_the_job_says(tmp_path):
+    """The builder's own reader of its environment takes what the operator writes."""
+    for name, read in (("convert", make_conversion_settings), ("builder", make_build_settings)):
+        container = containers_of(build_job(tensorParallel=2))[name]
+        environment = {entry["name"]: entry.get("value", "uid") for entry in container["env"]}
+        moved = {key: value.replace("/scratch", str(tmp_path)) for key, value in environment.items()}
+        settings = read({**moved, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+        assert settings.converted == tmp_path / "converted"
+        assert settings.recipe.tensor_parallel == 2
+        assert make_key(key_inputs(settings.checkpoint_digest, settings.recipe)) == settings.engine_key
 
 
 def test_inspection_needs_no_gpu_and_no_large_image():

@@ -15,6 +15,7 @@ from hotstart.engines.accelerators import MIB
 from hotstart.operator.core.gpu_request import GpuRequest
 
 CONVERT = "convert"
+CONVERTED = "/scratch/converted"  # where the conversion leaves what the build takes over
 SHM = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}}  # shared by the ranks of one build
 CPU = "2"  # TensorRT compiles on few threads; the rest of the work is the GPU's
 EXIT_TERMINAL = 64
@@ -39,6 +40,7 @@ def with_gpus(job: dict[str, Any], request: GpuRequest, size: BuildSize, *, arch
     job = copy.deepcopy(job)
     pod = job["spec"]["template"]["spec"]
     builder = next(container for container in pod["containers"] if container["name"] == "builder")
+    builder["env"].append({"name": "HOTSTART_CONVERTED", "value": CONVERTED})
     needs = {"cpu": CPU, "memory": quantity(size.memory), "ephemeral-storage": quantity(size.scratch)}
     pod["initContainers"] = [*pod.get("initContainers", []), make_convert_container(builder, needs)]
     builder["resources"] = {"requests": needs, "limits": request.resources}
