@@ -23,7 +23,7 @@ from hotstart.operator.reconcile.engine import EngineReconciler
 from hotstart.operator.reconcile.exchange import Exchange, RouterPod
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.model import ModelReconciler
-from hotstart.operator.reconcile.observed import WATCHED, Key, Observed, keys_of
+from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
 from hotstart.operator.reconcile.scaling import Scaler
 
 NAMESPACE = "team"
@@ -348,7 +348,7 @@ class Operator:
         world.cluster.watchers = [self.see]
 
     def see(self, obj, deleted) -> None:
-        if obj["kind"] not in WATCHED:
+        if obj["kind"] not in WATCHED or not is_watched(obj):
             return
         keys = keys_of(obj, self.observed)
         if deleted:
@@ -385,6 +385,12 @@ class Operator:
         await self.exchange.turn()
         await self.scaler.turn()
         await self.drain_queue()
+
+
+def is_watched(obj: dict) -> bool:
+    """Whether the watch's label selector takes the object."""
+    name, _, value = SELECTORS.get(obj["kind"], "").partition("=")
+    return not name or obj["metadata"].get("labels", {}).get(name) == value
 
 
 class World:
