@@ -288,8 +288,8 @@ def test_inspection_refuses_markers_and_settings_that_cannot_be(tiny) -> None:
     fim = {"prompt_format": PromptFormat.FIM, "fim_prefix": "<PRE>", "fim_suffix": "<SUF>", "fim_middle": "<MID>"}
     jobs = tiny.with_(serving=tiny.serving.model_copy(update=fim))
     expect_failed_inspection(jobs, 64, "MarkersNotInTokenizer", "prefix '<PRE>'")
-    jobs = tiny.with_(environment={"HOTSTART_RUNTIME": "tensorrt_llm"})
-    expect_failed_inspection(jobs, 64, "UnsupportedRecipe", "no runtime 'tensorrt_llm'")
+    jobs = tiny.with_(environment={"HOTSTART_RUNTIME": "vllm"})
+    expect_failed_inspection(jobs, 64, "UnsupportedRecipe", "no runtime 'vllm'")
     expect_failed_inspection(tiny.with_(environment={"HOTSTART_SERVING": "{}"}), 64, "InvalidSpec", "HOTSTART_SERVING")
 
 

@@ -37,3 +37,8 @@ def timing_cache_path(namespace_uid: str, toolchain: Toolchain, platform: Platfo
 def has_timing_cache(toolchain: Toolchain) -> bool:
     """Whether engines of this runtime are compiled with one."""
     return toolchain.runtime == "tensorrt_llm"
+
+
+#: Files in a build's work folder: the cache that the build begins with, and the one that it leaves.
+TIMING_CACHE = "timing.cache"
+NEW_TIMING_CACHE = "timing.cache.new"

@@ -100,7 +100,7 @@ def make_engine(settings: BuildSettings, state: BuildState, work: Path, engine: 
     if runtime.compiles:
         state.enter(BuildPhase.BUILDING)
     with full_disk_errors(engine, 0):
-        runtime.build(conversion.files, settings.recipe, engine, state.set_share)
+        runtime.build(conversion.files, settings.recipe, engine, state.set_share, work)
     state.enter(BuildPhase.VERIFYING)
     subject = Subject(
         prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest, settings.recipe, engine

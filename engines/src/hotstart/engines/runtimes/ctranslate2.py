@@ -5,14 +5,13 @@ The networks themselves are in ``ctranslate2_llama.py`` and ``ctranslate2_mpt.py
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
 from hotstart.engines.architectures import CTRANSLATE2, require_architecture
-from hotstart.engines.checkpoints.checkpoint import Checkpoint, Facts
+from hotstart.engines.checkpoints.checkpoint import Checkpoint, Facts, llama_facts
 from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.checkpoints.tokenizer import make_vocabulary, parse_tokenizer
 from hotstart.engines.errors import Reason, Terminal
@@ -21,6 +20,7 @@ from hotstart.engines.runtimes.ctranslate2_llama import fill_llama_spec, make_ll
 from hotstart.engines.runtimes.ctranslate2_mpt import fill_mpt_spec, make_mpt_spec
 from hotstart.engines.runtimes.ctranslate2_scorer import CTranslate2Scorer
 from hotstart.engines.runtimes.ctranslate2_weights import WeightWriter
+from hotstart.engines.runtimes.engine_json import ENGINE_JSON, TOKENIZER_JSON, make_engine_json
 from hotstart.engines.runtimes.machine import check_cpu
 from hotstart.engines.runtimes.runtime import Progress
 
@@ -55,10 +55,10 @@ class CTranslate2:
         spec.validate()
         spec.optimize(quantization=None)  # tied embeddings become an alias; quantized already
         spec.save(str(folder))
-        (folder / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
-        (folder / "engine.json").write_text(make_engine_json(checkpoint, recipe))
+        (folder / TOKENIZER_JSON).write_bytes(checkpoint.tokenizer_json)
+        (folder / ENGINE_JSON).write_text(make_engine_json(checkpoint, recipe))
 
-    def build(self, converted: Path, recipe: EngineRecipe, engine: Path, progress: Progress) -> None:
+    def build(self, converted: Path, recipe: EngineRecipe, engine: Path, progress: Progress, work: Path) -> None:
         for file in sorted(converted.iterdir()):
             file.rename(engine / file.name)
 
@@ -87,20 +87,6 @@ def check_converter(facts: Facts, recipe: EngineRecipe) -> None:
         )
 
 
-def make_engine_json(checkpoint: Checkpoint, recipe: EngineRecipe) -> str:
-    """What the completion model has to know of the engine. Pure."""
-    value = {
-        "runtime": "ctranslate2",
-        "architecture": checkpoint.facts.architecture,
-        "context_length": checkpoint.facts.context_length,
-        "eos_ids": list(checkpoint.eos_ids),
-        "bos_id": checkpoint.bos_id,
-        "vocab_size": checkpoint.facts.vocab,
-        "quantization": recipe.quantization,
-    }
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
-
-
 def make_filled_spec(checkpoint: Checkpoint, *, quantize: bool, progress: Progress) -> Any:
     """The network's specification with all its weights.
 
@@ -113,6 +99,7 @@ def make_filled_spec(checkpoint: Checkpoint, *, quantize: bool, progress: Progre
         spec = make_mpt_spec(facts)
         fill_mpt_spec(spec, facts, weights)
     else:
-        spec = make_llama_spec(facts)
-        fill_llama_spec(spec, facts, weights)
+        known = llama_facts(checkpoint)
+        spec = make_llama_spec(known)
+        fill_llama_spec(spec, known, weights)
     return spec

@@ -44,8 +44,11 @@ class Runtime(Protocol):
             EngineError: the checkpoint or the recipe cannot be converted.
         """
 
-    def build(self, converted: Path, recipe: EngineRecipe, engine: Path, progress: Progress) -> None:
+    def build(self, converted: Path, recipe: EngineRecipe, engine: Path, progress: Progress, work: Path) -> None:
         """Writes all files of the engine into the empty ``engine``; may move them out of ``converted``.
+
+        Args:
+            work: a folder for what else a tool writes; a timing cache lies there where the store has one.
 
         Raises:
             EngineError: what of the tool, the machine or the recipe stands in the way.
@@ -100,4 +103,10 @@ def _ctranslate2() -> Runtime:
     return CTranslate2()
 
 
-RUNTIMES: dict[str, Callable[[], Runtime]] = {"ctranslate2": _ctranslate2}
+def _tensorrt_llm() -> Runtime:
+    from hotstart.engines.runtimes.tensorrt_llm.tensorrt_llm import TensorRTLLM
+
+    return TensorRTLLM()
+
+
+RUNTIMES: dict[str, Callable[[], Runtime]] = {"ctranslate2": _ctranslate2, "tensorrt_llm": _tensorrt_llm}

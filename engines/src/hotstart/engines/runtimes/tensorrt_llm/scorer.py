@@ -1,0 +1,104 @@
+"""What verification asks of a TensorRT-LLM engine, through a process that holds it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from hotstart.engines.runtimes.tensorrt_llm.failures import make_failure
+from hotstart.engines.runtimes.tensorrt_llm.tool import RUNNING, end, kill_group
+from hotstart.engines.verify.scorer import BrokenEngine
+
+log = logging.getLogger(__name__)
+MODULE = "hotstart.engines.runtimes.tensorrt_llm.score_process"
+LOAD_SECONDS = 900.0  # libraries, workers, an engine of many gigabytes from a cold disk
+ANSWER_SECONDS = 300.0
+TAIL = 20  # lines of the process's log
+
+
+class TensorRTLLMScorer:
+    """Implements ``Scorer``. One loaded engine; its process, and the GPU's memory, go with the scorer."""
+
+    def __init__(self, folder: Path, *, program: Sequence[str] = (sys.executable, "-m", MODULE)) -> None:
+        """Raises BrokenEngine where the engine cannot be loaded."""
+        self._tail: deque[str] = deque(maxlen=TAIL)
+        self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [*program, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        RUNNING.add(self._process)
+        readers = (
+            _read(self._process.stdout, self._answers.put),
+            _read(self._process.stderr, lambda line, tail=self._tail: _note(tail, line)),  # type: ignore[misc]
+        )
+        self.close = weakref.finalize(self, _end, self._process, readers)
+        self._wait(LOAD_SECONDS)
+
+    def top_tokens(self, ids: Sequence[int], positions: Sequence[int]) -> tuple[int, ...]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"ids": list(ids), "positions": list(positions)}) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._broken() from error
+        return tuple(int(token) for token in self._wait(ANSWER_SECONDS)["tokens"])
+
+    def _wait(self, seconds: float) -> dict[str, Any]:
+        try:
+            line = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            raise BrokenEngine(f"the engine has not answered within {seconds:.0f} s") from None
+        if line is None:
+            raise self._broken()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise BrokenEngine(answer["error"])
+        return answer
+
+    def _broken(self) -> BrokenEngine:
+        """Of a process that has ended by itself."""
+        code = self._process.wait()
+        self.close()  # its last lines are read then
+        return BrokenEngine(f"the engine cannot be run: {make_failure('its process', code, tuple(self._tail)).message}")
+
+
+def _read(stream: IO[str] | None, take: Callable[[str | None], object]) -> threading.Thread:
+    """Hands on each line, and None at the end."""
+
+    def run() -> None:
+        assert stream is not None
+        for line in stream:
+            take(line.rstrip())
+        take(None)
+
+    thread = threading.Thread(target=run, name="score", daemon=True)
+    thread.start()
+    return thread
+
+
+def _note(tail: deque[str], line: str | None) -> None:
+    if line:
+        tail.append(line)
+        log.info("engine said line=%s", line)
+
+
+def _end(process: subprocess.Popen[str], readers: Sequence[threading.Thread]) -> None:
+    kill_group(process)
+    for reader in readers:
+        reader.join()
+    end(process)
