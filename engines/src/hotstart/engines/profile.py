@@ -88,6 +88,20 @@ def concurrency_within(profile: Profile, slo_ms: float, share: float = SLO_SHARE
     return points[-1].concurrency
 
 
+def sustained_work(profile: Profile, slo_ms: float, share: float = SLO_SHARE) -> float:
+    """How many lone requests' worth of work one replica does at once within the SLO; at least 1.
+
+    Requests at once and work done at once differ: a single worker holds three requests within a long SLO, two of them
+    waiting, and still does the work of one. It is the speed at the concurrency that holds the SLO, against that of one
+    request. By Little's law a fleet with less demand than this times its replicas can serve all that arrives; demand in
+    requests at once, which grows with waiting, is never less than the work that arrives.
+    """
+    held = concurrency_within(profile, slo_ms, share)
+    speeds = {point.concurrency: point.decode_tokens_per_second for point in profile.load if point.concurrency <= held}
+    alone = speeds.get(1, 0.0)
+    return max(1.0, max(speeds.values()) / alone) if alone > 0 else 1.0
+
+
 def lone_latency(profile: Profile, input_tokens: int, new_tokens: int) -> float | None:
     """Latency of a lone request of that size (ms): that of the shortest measured one that is no smaller, else None."""
     fitting = [
@@ -96,9 +110,3 @@ def lone_latency(profile: Profile, input_tokens: int, new_tokens: int) -> float 
         if point.input_tokens >= input_tokens and point.new_tokens >= new_tokens
     ]
     return min(fitting, default=None)
-
-
-def requests_per_second(profile: Profile, concurrency: int) -> float:
-    """Completions/s of the profile's lengths at the highest measured concurrency up to ``concurrency``."""
-    speeds = [point.decode_tokens_per_second for point in profile.load if point.concurrency <= max(1, concurrency)]
-    return speeds[-1] / profile.new_tokens if speeds and profile.new_tokens else 0.0

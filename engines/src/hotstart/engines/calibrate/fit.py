@@ -2,7 +2,8 @@
 
 Lone latencies and the speed of reading are medians; the P95 at so many clients is that of all sweeps together, by
 nearest rank, so that few samples give their largest; and a P95 is never below that of fewer clients. Noise is the
-largest relative difference between the medians of two sweeps at the same step.
+largest relative difference between the medians of two sweeps at the same step of the longest input: what decisions rest
+on. Interference can only make an engine look slower, so a noisy profile errs to the safe side, and says so.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def fit(
         prefill_tokens_per_second=round(plan.input_tokens * 1000 / max(first_token, 1e-3), 1),
         lone=tuple(make_lone_point(sweeps, step) for step in lone),
         load=make_load_points(sweeps, longest),
-        noise=round(max(measure_spread(sweeps, step) for step in shared), 4),
+        noise=round(max(measure_spread(sweeps, step) for step in longest), 4),
         tolerance=tolerance,
         seconds=round(seconds, 1),
         cpus=machine.cpus,

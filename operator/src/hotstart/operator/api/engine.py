@@ -138,7 +138,9 @@ class LoadPointStatus(StatusModel):
 
     concurrency: Annotated[int, Field(ge=1, description="Requests at once (requests).")]
     p95_milliseconds: Annotated[int, Field(ge=0, description="P95 of their latency (milliseconds).")]
-    tokens_per_second: Annotated[int, Field(ge=0, description="Tokens that they generate together (tokens/s).")] = 0
+    tokens_per_second: Annotated[
+        str, Field(max_length=16, description="Tokens that they generate together (tokens/s, such as 36.2).")
+    ] = "0"
 
 
 class VerificationStatus(StatusModel):
@@ -189,6 +191,7 @@ class ProfileStatus(StatusModel):
     noise: Annotated[
         str, Field(max_length=24, description="Largest difference between repeated sweeps, and the tolerance.")
     ] = ""
+    seconds: Annotated[int, Field(ge=0, description="Time that the calibration took (seconds).")] = 0
     repeatability: Annotated[
         Repeatability, Field(description="Noisy: repeated sweeps differed by more than the tolerance.")
     ] = Repeatability.STEADY

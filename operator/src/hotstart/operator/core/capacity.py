@@ -17,6 +17,7 @@ from hotstart.engines.profile import (
     LonePoint,
     Profile,
     concurrency_within,
+    sustained_work,
     usable_cpus,
 )
 from hotstart.operator.api import CompletionModelSpec
@@ -42,11 +43,14 @@ class Origin(StrEnum):
 class Capacity:
     """What one replica holds.
 
-    ``cap``: most requests that routers send a pod at once. ``misfit``: why no profile counts, '' where one does.
-    ``lone_ms``: latency of a lone request by that profile (ms); ``lone_misses``: it alone takes longer than the SLO.
+    ``concurrency``: requests at once within the SLO. ``work``: what demand is measured against, in lone requests' worth
+    of work done at once (``profile.sustained_work``). ``cap``: most requests that routers send a pod at once.
+    ``misfit``: why no profile counts, '' where one does. ``lone_ms``: latency of a lone request by that profile (ms);
+    ``lone_misses``: it alone takes longer than the SLO.
     """
 
     concurrency: int
+    work: float
     cap: int
     origin: Origin
     misfit: str = ""
@@ -54,8 +58,10 @@ class Capacity:
     lone_misses: bool = False
 
     def describe(self) -> str:
-        """The figure with its origin."""
-        return f"{self.concurrency} requests ({self.origin})"
+        """The figures with their origin."""
+        if self.origin is not Origin.CALIBRATED:
+            return f"{self.concurrency} requests ({self.origin})"
+        return f"{self.concurrency} requests at once, the work of {self.work:g} ({self.origin})"
 
 
 def decide_capacity(spec: CompletionModelSpec, status: ProfileStatus | None) -> Capacity:
@@ -66,11 +72,14 @@ def decide_capacity(spec: CompletionModelSpec, status: ProfileStatus | None) -> 
     misses = lone is not None and lone > spec.slo.latency.milliseconds
     said = spec.scaling.concurrency_per_replica
     if said is not None:
-        return Capacity(said, said, Origin.SPEC, misfit, lone, misses)
+        return Capacity(said, said, said, Origin.SPEC, misfit, lone, misses)
     if profile is None or misfit or misses:
-        return Capacity(DEFAULT_CONCURRENCY, DEFAULT_CONCURRENCY, Origin.DEFAULT, misfit, lone, misses)
-    held = max(1, min(concurrency_within(profile, spec.slo.latency.milliseconds), spec.engine.limits.batch_size))
-    return Capacity(held, min(held, slots_of(spec)), Origin.CALIBRATED, misfit, lone, misses)
+        each = DEFAULT_CONCURRENCY
+        return Capacity(each, each, each, Origin.DEFAULT, misfit, lone, misses)
+    slo = spec.slo.latency.milliseconds
+    held = max(1, min(concurrency_within(profile, slo), spec.engine.limits.batch_size))
+    work = round(min(held, sustained_work(profile, slo)), 1)
+    return Capacity(held, work, min(held, slots_of(spec)), Origin.CALIBRATED, misfit, lone, misses)
 
 
 def slots_of(spec: CompletionModelSpec) -> int:
@@ -87,7 +96,7 @@ def other_noise(spec: CompletionModelSpec, profile: Profile) -> str:
     """Repeated sweeps disagreed."""
     if not profile.noisy:
         return ""
-    return f"its calibration was noisy: sweeps differ by {profile.noise:.0%}, more than {profile.tolerance:.0%}"
+    return f"its calibration was noisy: sweeps differ by {profile.noise:.1%}, more than {profile.tolerance:.1%}"
 
 
 def other_cpus(spec: CompletionModelSpec, profile: Profile) -> str:
@@ -160,7 +169,7 @@ def make_profile_status(profile: Profile) -> ProfileStatus:
             LoadPointStatus(
                 concurrency=point.concurrency,
                 p95_milliseconds=math.ceil(point.p95_ms),
-                tokens_per_second=int(point.decode_tokens_per_second),
+                tokens_per_second=f"{point.decode_tokens_per_second:.1f}",
             )
             for point in profile.load[:16]
         ),
@@ -168,6 +177,7 @@ def make_profile_status(profile: Profile) -> ProfileStatus:
         inter_threads=profile.inter_threads,
         intra_threads=profile.intra_threads,
         noise=f"{profile.noise:.2%} of {profile.tolerance:.0%}",
+        seconds=math.ceil(profile.seconds),
         repeatability=Repeatability.NOISY if profile.noisy else Repeatability.STEADY,
     )
 
@@ -186,7 +196,7 @@ def read_profile(status: ProfileStatus) -> Profile:
         ),
         noise=float(noise.rstrip("%") or 0) / 100,
         tolerance=float(tolerance.rstrip("%") or 100) / 100,
-        seconds=0.0,
+        seconds=float(status.seconds),
         cpus=float(status.cpus or 0),
         inter_threads=status.inter_threads,
         intra_threads=status.intra_threads,

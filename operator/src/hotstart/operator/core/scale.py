@@ -1,9 +1,9 @@
 """The scaling decision: window + state + spec + now -> decision with a reason, and the next state. Pure.
 
-Demand is work: requests at pods and in the queue, as integrals over seconds, against what one replica holds within the
-SLO (`core.capacity`). A short window finds the burst, a long one the trend. Latency is the trim, not the signal: it is
-flat until saturation and then too late. Up at once and as far as needed; down slowly, one step at a time; no data is
-Hold, never zero.
+Demand is work: requests at pods and in the queue, as integrals over seconds, against what one replica does at once
+within the SLO (`core.capacity`). A short window finds the burst, a long one the trend. Latency is the trim and not the
+signal: it is flat until saturation and then too late. Up at once and as far as needed; down slowly, one step at a time;
+no data is Hold, never zero.
 The same function replays traces in tests and simulations.
 """
 
@@ -117,7 +117,7 @@ class ScaleView:
     @property
     def utilisation(self) -> float:
         """Demand over what the ready replicas hold."""
-        return self.demand.peak / max(1, self.fleet.ready * self.capacity.concurrency)
+        return self.demand.peak / max(1, self.fleet.ready * self.capacity.work)
 
     def decide(self, replicas: int, reason: Reason, message: str) -> ScaleDecision:
         """A decision with the inputs of this view."""
@@ -169,10 +169,10 @@ def demand_above(view: ScaleView) -> ScaleDecision | None:
     """Up at once, as far as demand asks."""
     if view.wanted <= view.fleet.current:
         return None
-    demand, each = view.demand, view.capacity.concurrency
+    demand, each = view.demand, view.capacity.work
     reason = Reason.REQUESTS_WAITING if demand.queued > view.fleet.ready * each else Reason.DEMAND_ROSE
     message = (
-        f"{demand.peak:.1f} requests in work or waiting, {each} to a replica at {TARGET_UTILISATION:.0%}: "
+        f"{demand.peak:.1f} requests in work or waiting, {each:g} to a replica at {TARGET_UTILISATION:.0%}: "
         f"{view.wanted} replicas."
     )
     if view.wanted == view.high:
@@ -238,7 +238,7 @@ POLICIES: tuple[Callable[[ScaleView], ScaleDecision | None], ...] = (
 
 def unbounded_want(demand: Demand, capacity: Capacity) -> int:
     """Replicas for that demand, bounds aside."""
-    each = capacity.concurrency * TARGET_UTILISATION
+    each = capacity.work * TARGET_UTILISATION
     if demand.peak < 0.01:
         return 0
     return max(1, math.ceil(round(demand.peak / each, 6)))
