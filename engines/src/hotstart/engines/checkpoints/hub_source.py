@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from hotstart.engines.checkpoints.choose import ListedFile
 from hotstart.engines.checkpoints.places import HubPlace
-from hotstart.engines.checkpoints.source import BLOCK, BrokenStream, HubAccess, pick_files
+from hotstart.engines.checkpoints.source import BLOCK, STREAMS, BrokenStream, HubAccess, pick_files
 from hotstart.engines.errors import EngineError, Reason, Retryable, Terminal
 from hotstart.engines.s3 import first_line
 
@@ -128,8 +128,8 @@ def make_pool(endpoint: str) -> urllib3.PoolManager:
     parts = urlsplit(endpoint)
     proxy = getproxies().get(parts.scheme, "")
     if proxy and not proxy_bypass(parts.hostname or ""):
-        return urllib3.ProxyManager(proxy, retries=retries, timeout=timeout)
-    return urllib3.PoolManager(retries=retries, timeout=timeout)
+        return urllib3.ProxyManager(proxy, retries=retries, timeout=timeout, maxsize=STREAMS)
+    return urllib3.PoolManager(retries=retries, timeout=timeout, maxsize=STREAMS)
 
 
 def make_hub_error(status: int, code: str, what: str, place: HubPlace, access: HubAccess) -> EngineError:
