@@ -17,10 +17,13 @@ from hotstart.cluster import forward
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
 from hotstart.demo import load, stage
-from hotstart.demo.kube import Kube
+from hotstart.demo.kube import Kube, condition
 from hotstart.demo.story import Changes, StepFailed, Story
 from hotstart.demo.watch import cold_start, is_measured, wait_for_model
 from hotstart.loadtest.machine import describe_machine
+from hotstart.operator.api import CompletionModel
+from hotstart.operator.api.engine import ProfileStatus
+from hotstart.operator.core.capacity import decide_capacity
 
 MODEL = load.MODEL
 PROMPT = '''def fibonacci(n: int) -> int:
@@ -61,6 +64,38 @@ def complete(url: str, story: Story) -> None:
     story.say(PROMPT + f"\033[1m{text}\033[0m" if sys.stdout.isatty() else PROMPT + "\N{RIGHTWARDS ARROW} " + text)
 
 
+def measured(engine: dict[str, Any], model: dict[str, Any], story: Story) -> dict[str, Any]:
+    """How far the engine agrees with its checkpoint and how fast it is; said, and flat for build/demo.json."""
+    verified, profile = engine["status"].get("verification", {}), engine["status"].get("profile")
+    story.say(
+        f"verified: {verified.get('agreed')} of {verified.get('compared')} clear positions agree, "
+        f"{verified.get('agreement')} of all {verified.get('positions')}; reference {verified.get('reference')}"
+    )
+    attainable = condition(model, "SLOAttainable")
+    said = f"SLOAttainable={attainable.get('status')} ({attainable.get('reason')}): {attainable.get('message')}"
+    if profile is None:
+        raise StepFailed(f"the engine was not calibrated: {condition(engine, 'Ready').get('message')}")
+    status = ProfileStatus.model_validate(profile)
+    capacity = decide_capacity(CompletionModel.from_api(model).spec, status)
+    points = ", ".join(f"{point.concurrency}: {point.p95_milliseconds} ms" for point in status.load)
+    story.say(
+        f"calibrated in {status.seconds} s on {status.cpus} CPUs: a lone request of {status.input_tokens} + "
+        f"{status.new_tokens} tokens {status.lone_milliseconds} ms; prefill {status.prefill_tokens_per_second} and "
+        f"decode {status.decode_tokens_per_second} tokens/s; P95 by requests at once: {points}; "
+        f"{status.repeatability}, noise {status.noise}"
+    )
+    story.say(said)
+    return {
+        "agreement": verified.get("agreement"),
+        "calibrate_seconds": status.seconds,
+        "calibration_noise": status.noise,
+        "lone_request_ms": status.lone_milliseconds,
+        "calibrated_concurrency": capacity.concurrency,
+        "calibrated_work": capacity.work,
+        "capacity_origin": str(capacity.origin),
+    }
+
+
 def phases(prefix: str, start: dict[str, Any]) -> dict[str, float]:
     """The phases of a pod's start in seconds, flat."""
     found = {f"phase_{prefix}_{name}_seconds": ms / 1000 for name, ms in start.get("phases", {}).items()}
@@ -98,13 +133,20 @@ def tell(story: Story, kube: Kube) -> dict[str, Any]:
         story.say(describe_start(first))
     engine = kube.items("engines", "-n", stage.NAMESPACE)[0]
     facts["engine_build_seconds"] = engine["status"].get("buildSeconds")
+    found = measured(engine, model, story)
+    facts |= found
     facts |= phases("first", first)
     host, port = forward.resolve(cluster, f"{stage.SYSTEM}/hotstart-router:8080")
     url = f"http://127.0.0.1:{forward.reuse(cluster, host, port, 0)}"
     with story.step("completion", f"A completion through Hotstart's endpoint {url}/v1"):
         complete(url, story)
+        lone = load.probe(url, f"{stage.NAMESPACE}/{MODEL}")
+        rate = load.decide_rate(lone, found["calibrated_work"])
+        story.say(
+            f"a request of the load takes {lone * 1000:.0f} ms alone: {rate} requests/s are more than one replica's"
+        )
     with story.step("load", "60 s of load: from 1 replica to 2"):
-        result, second, model = load.run(kube, url, f"{stage.NAMESPACE}/{MODEL}", story)
+        result, second, model = load.run(kube, url, f"{stage.NAMESPACE}/{MODEL}", rate, story)
         story.say(describe_start(second))
     facts |= phases("second", second)
     facts |= load.compare(result, model, story)

@@ -1,4 +1,4 @@
-"""The demo's load: 60 s that one replica cannot hold, what the operator does about it, and the way back."""
+"""The demo's load: 60 s that one replica cannot hold and two can, what the operator does about it, and the way back."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import openai
 from hotstart.demo import stage
 from hotstart.demo.kube import Kube, condition
 from hotstart.demo.story import Changes, StepFailed, Story
 from hotstart.demo.watch import cold_start, ready_replicas, wait_for_model
+from hotstart.loadtest.prompts import BUILT_IN_PROMPTS
 
 MODEL = "smollm2"
-RATE = "2.4"  # requests/s
+REPLICAS_OF_LOAD = 1.4  # the rate, in what a replica can do
+MAX_TOKENS = 16
+PROBES = 8  # lone requests that tell what one of the load's takes
 DURATION = "60s"
 SLO = "3s"
 HEADLINES = (
     "engine_build_seconds",
+    "agreement",
+    "calibrate_seconds",
+    "lone_request_ms",
+    "calibrated_concurrency",
     "first_pod_seconds",
     "second_pod_seconds",
     "p95_ms",
@@ -39,24 +47,43 @@ def milliseconds(duration: str | None) -> float | None:
     return float(found[1]) * (1 if found[2] == "ms" else 1000) if found else None
 
 
-def run(kube: Kube, url: str, model: str, story: Story) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def decide_rate(lone_seconds: float, work: float) -> float:
+    """Requests/s that are the work of more than one replica and less than two.
+
+    ``lone_seconds``: what a request of the load takes alone; ``work``: how many of them a replica does at once.
+    """
+    return round(REPLICAS_OF_LOAD * work / lone_seconds, 2)
+
+
+def probe(url: str, model: str) -> float:
+    """Seconds that a request of the load takes alone, the mean: most are shorter than those of the calibration."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+    began = time.monotonic()
+    for prompt in BUILT_IN_PROMPTS[:PROBES]:
+        client.completions.create(model=model, prompt=prompt, max_tokens=MAX_TOKENS, temperature=0)
+    return (time.monotonic() - began) / PROBES
+
+
+def run(
+    kube: Kube, url: str, model: str, rate: float, story: Story
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The load with the operator at work: the client's figures, the second pod's start, the model at the end.
 
     Raises:
         StepFailed: requests failed, the run is void, or no second replica became ready.
     """
-    story.say(f"hotstart-loadtest run --rate {RATE} --duration {DURATION}: open loop, latency from the intended time")
+    story.say(f"hotstart-loadtest run --rate {rate} --duration {DURATION}: open loop, latency from the intended time")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = (
             *(str(Path(sys.executable).parent / "hotstart-loadtest"), "run", "--url", url, "--model", model),
             *(
                 "--rate",
-                RATE,
+                str(rate),
                 "--duration",
                 DURATION,
                 "--max-tokens",
-                "16",
+                str(MAX_TOKENS),
                 "--slo",
                 SLO,
                 "--quiet",
