@@ -11,12 +11,13 @@ import itertools
 import json
 from datetime import UTC, datetime
 
+from hotstart.engines.collection import StoredObject
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuiltFile, PodReport, PodState, RouterReport
 from hotstart.operator.api import CompletionModelSpec, Engine
 from hotstart.operator.core.diff import covers
-from hotstart.operator.core.errors import Conflict, Forbidden, HotstartError, Retryable
+from hotstart.operator.core.errors import Conflict, Forbidden, HotstartError, Retryable, StoreFailed
 from hotstart.operator.core.revision import Images
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.engine import EngineReconciler
@@ -24,6 +25,7 @@ from hotstart.operator.reconcile.exchange import Exchange, RouterPod
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.model import ModelReconciler
 from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
+from hotstart.operator.reconcile.ports import OpenUpload
 from hotstart.operator.reconcile.scaling import Scaler
 
 NAMESPACE = "team"
@@ -191,7 +193,14 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, str] = {}
+        self.modified: dict[str, float] = {}  # when an object was last written; the start, where it is not said
+        self.uploads: list[OpenUpload] = []
         self.failure: HotstartError | None = None
+        self.denied: set[str] = set()  # writes that are refused, by their name in the port
+
+    def _write(self, what: str) -> None:
+        if what in self.denied:
+            raise StoreFailed(f"the store refuses {what}: check the Secret's rights on the bucket", "AccessDenied")
 
     async def get_manifest(self, prefix):
         if self.failure:
@@ -199,6 +208,7 @@ class FakeStore:
         return self.objects.get(prefix + "manifest.json")
 
     async def put_manifest(self, prefix, text):
+        self._write("put_manifest")
         return self.objects.setdefault(prefix + "manifest.json", text)
 
     async def get_quarantine(self, prefix):
@@ -212,11 +222,38 @@ class FakeStore:
         self.objects[prefix + "quarantine.json"] = text
 
     async def create_upload(self, object_key):
+        self._write("create_upload")
         return f"upload-of-{object_key}"
 
     async def complete_upload(self, upload):
+        self._write("complete_upload")
         assert upload.upload_id == f"upload-of-{upload.object_key}"
         self.objects[upload.object_key] = "x" * upload.size
+
+    async def list_objects(self, prefix):
+        self._check()
+        now = self.modified or {}
+        found = ((key, text) for key, text in sorted(self.objects.items()) if key.startswith(prefix))
+        return tuple(StoredObject(key, len(text), now.get(key, START)) for key, text in found)
+
+    async def list_uploads(self, prefix):
+        self._check()
+        return tuple(upload for upload in self.uploads if upload.object_key.startswith(prefix))
+
+    async def abort_upload(self, object_key, upload_id):
+        self._check()
+        self.uploads = [upload for upload in self.uploads if upload.upload_id != upload_id]
+
+    async def delete_prefix(self, prefix):
+        self._check()
+        gone = [key for key in self.objects if key.startswith(prefix)]
+        for key in gone:
+            del self.objects[key]
+        return len(gone)
+
+    def _check(self):
+        if self.failure:
+            raise self.failure
 
     def presign_part(self, object_key, upload_id, number):
         return f"http://store/{object_key}?upload={upload_id}&part={number}"

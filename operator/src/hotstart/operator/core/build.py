@@ -64,6 +64,7 @@ class EngineView:
     wanted: bool
     secret: str
     fleet: GpuFleet | None = None
+    upload_failure: Failure | None = None  # what the store of engines said to the upload
     quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
 
 
@@ -127,6 +128,7 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         location=stored.location,
         manifest_digest=manifest_sha256(stored.text),
         attempts=attempts,
+        unused_since=old.unused_since,
         built_at=built_at,
         build_seconds=round(manifest.build_seconds),
         verification=None if manifest.verification is None else make_verification_status(manifest.verification),
@@ -172,7 +174,8 @@ def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: flo
         failure = Failure(report.failure.reason, with_tail(report), report.failure.retryable)
         verdicts = report_failure(failure, progressing=report.failure.retryable)
         return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED), check_in=3.0)
-    failure = Failure(Reason.ENGINE_BUILDING, f"The engine is being built: {report.phase}.", True)
+    going_on = Failure(Reason.ENGINE_BUILDING, f"The engine is being built: {report.phase}.", True)
+    failure = view.upload_failure or going_on
     status = make_engine_status(view, report_failure(failure, progressing=True), now, phase=EnginePhase(report.phase))
     eta = None if report.eta_seconds is None else max(0, round(report.eta_seconds))
     status = status.model_copy(update={"percent": max(0, min(100, report.percent)), "eta_seconds": eta})
@@ -292,5 +295,6 @@ def make_engine_status(
         conditions=make_conditions(verdicts, old.conditions, generation=generation, now=now),
         phase=phase,
         attempts=max((old.attempts, *(job.attempt + 1 for job in view.jobs))),
+        unused_since=old.unused_since,
         last_error=(error or old.last_error)[:1024],
     )

@@ -13,8 +13,10 @@ from typing import Any
 from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, parse_manifest
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, UploadPart
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
-from hotstart.operator.core.errors import HotstartError
+from hotstart.operator.api import Reason
+from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import make_pod_facts
+from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
 from hotstart.operator.reconcile.memory import Memory
@@ -60,7 +62,9 @@ class BuildServer:
                 answer = await self._answer(facts.namespace, key, report)
             except (HotstartError, BadManifest) as error:
                 log.warning("build cannot go on engine=%s phase=%s error=%s", name, report.phase, error)
+                self._note_failure(Key("Engine", facts.namespace, name), error)
                 return
+            self._note_failure(Key("Engine", facts.namespace, name), None)
             if answer is None:
                 return
             self._requests[facts.uid] = answer
@@ -75,6 +79,21 @@ class BuildServer:
         self.memory.builds[place] = report
         if last is None or (last.phase, last.percent) != (report.phase, report.percent):
             self.queue.add(key)
+
+    def _note_failure(self, key: Key, error: Exception | None) -> None:
+        """Remembers what the store said to the upload, for the Engine's status; the builder goes on asking."""
+        place = (key.namespace, key.name)
+        failure = None
+        if error is not None:
+            reason = error.reason if isinstance(error, StoreFailed) else Reason.BUILD_FAILED
+            failure = Failure(reason, f"The engine is made, but the store does not take it: {error}", True)
+        if failure == self.memory.upload_failures.get(place):
+            return
+        if failure is None:
+            del self.memory.upload_failures[place]
+        else:
+            self.memory.upload_failures[place] = failure
+        self.queue.add(key)
 
     async def _answer(self, namespace: str, key: str, report: BuildReport) -> BuildRequest | None:
         """What to tell the builder next; None where it wants nothing."""

@@ -111,6 +111,7 @@ class EngineReconciler:
             wanted=wanting is not None,
             secret="" if wanting is None else wanting.checkpoint.secret_name or "",
             quarantine=quarantine,
+            upload_failure=self.memory.upload_failures.get((namespace, name)),
             fleet=await self._gather_gpus(engine, wanted=wanting is not None and stored is None),
         )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hotstart.exchange.messages import BuildReport, PodReport
 from hotstart.operator.api.status import Decision
 from hotstart.operator.core.gpu_fleet import GpuPod
+from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.scale import ScaleDecision, ScaleState
 from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.window import Window
@@ -47,6 +48,7 @@ class Memory:
     models: dict[tuple[str, str], ModelMemory] = field(default_factory=dict)
     reports: dict[str, Heard] = field(default_factory=dict)
     builds: dict[tuple[str, str], BuildReport] = field(default_factory=dict)
+    upload_failures: dict[tuple[str, str], Failure] = field(default_factory=dict)  # by (namespace, Engine)
     published: set[tuple[str, str]] = field(default_factory=set)
     out_of_routes: set[str] = field(default_factory=set)  # UIDs of pods that no router sends to
     routers: dict[tuple[str, str], RouterFacts] = field(default_factory=dict)  # by model
