@@ -73,6 +73,7 @@ def test_an_honest_engine_passes_and_gets_its_golden_questions(tmp_path: Path) -
         assert golden.token not in subject.checkpoint.eos_ids
     scorer = CTranslate2().open_scorer(subject.folder, INT8)
     assert [scorer.top_tokens(g.ids, [len(g.ids) - 1])[0] for g in goldens] == [g.token for g in goldens]
+    assert [scorer.next_token(g.ids) for g in goldens] == [g.token for g in goldens]
 
 
 def test_what_the_checkpoint_answers_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +216,16 @@ def test_an_engine_that_computes_no_numbers_is_found(tmp_path: Path) -> None:
     assert "NaN or Inf" in refuse(rebuild(subject, change), tmp_path)
 
 
+def test_a_tokenizer_of_another_checkpoint_is_found(tmp_path: Path) -> None:
+    subject = make_subject(tmp_path)
+    path = subject.folder / "tokenizer.json"
+    value = json.loads(path.read_text())
+    vocab = value["model"]["vocab"]
+    vocab["e"], vocab["t"] = vocab["t"], vocab["e"]
+    path.write_text(json.dumps(value))
+    assert "gives other tokens" in refuse(subject, tmp_path)
+
+
 class TwoMinds:
     """A runtime whose second load answers otherwise."""
 
@@ -227,13 +238,17 @@ class TwoMinds:
 
         class Scorer:
             def top_tokens(self, ids: Any, positions: Any) -> tuple[int, ...]:
-                return tuple(token + shift for token in scorer.top_tokens(ids, positions))
+                return scorer.top_tokens(ids, positions)
+
+            def next_token(self, ids: Any) -> int | None:
+                token = scorer.next_token(ids)
+                return None if token is None else token + shift
 
         return Scorer()
 
 
 def test_two_loads_that_differ_are_found(tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match="two loads of it answer"):
+    with pytest.raises(Terminal, match="loaded again it generates another token"):
         verify_engine(TwoMinds(), make_subject(tmp_path), tmp_path / "kept")
 
 

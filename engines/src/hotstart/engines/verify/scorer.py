@@ -19,6 +19,13 @@ class Scorer(Protocol):
             BrokenEngine: the engine cannot compute it, or what it computes are no numbers.
         """
 
+    def next_token(self, ids: Sequence[int]) -> int | None:
+        """The token that the engine generates greedily after ``ids``, in the way in which it serves, or None.
+
+        Raises:
+            BrokenEngine: the engine cannot generate.
+        """
+
 
 class ScorerFactory(Protocol):
     """The part of a runtime that verification uses."""

@@ -23,6 +23,7 @@ from hotstart.engines.verify.golden import (
     GOLDEN_NAME,
     LONGEST_GOLDEN,
     Candidate,
+    Golden,
     choose_goldens,
     make_golden_json,
 )
@@ -80,8 +81,10 @@ def verify_engine(
     )
     if judgement.failure:
         raise make_failure(judgement.failure)
-    check_second_load(runtime, subject, expectation, answers)
-    write_golden(subject, samples, expectation, tokenizer, verification.epsilon)
+    goldens = choose(subject, samples, expectation, verification.epsilon)
+    check_second_load(runtime, subject, goldens)
+    (subject.folder / GOLDEN_NAME).write_text(make_golden_json(goldens), encoding="utf-8")
+    log.info("golden questions written count=%d", len(goldens))
     return verification
 
 
@@ -137,41 +140,46 @@ def conclude(
     )
 
 
-def check_second_load(
-    runtime: ScorerFactory, subject: Subject, expectation: Expectation, answers: Sequence[Sequence[int]]
-) -> None:
-    """A second load must answer as the first did: its first question is enough to find memory that is not the file's.
+def choose(subject: Subject, samples: Sequence[Sample], expectation: Expectation, epsilon: float) -> tuple[Golden, ...]:
+    """The golden questions: the clearest positions, in the tokens of the tokenizer that stands beside the engine.
 
     Raises:
-        Terminal: VerificationFailed.
+        Terminal: VerificationFailed, it is another tokenizer than the checkpoint's, or no position is fit.
     """
-    number = next(number for number, row in enumerate(answers) if row)
-    question = expectation.questions[number]
-    try:
-        again = runtime.open_scorer(subject.folder, subject.recipe).top_tokens(question.ids, question.positions)
-    except BrokenEngine as error:
-        raise make_failure(f"the second time {error}") from error
-    if tuple(again) != tuple(answers[number]):
-        raise make_failure(f"two loads of it answer {question.name} in two ways: {answers[number]} and {again}")
-
-
-def write_golden(
-    subject: Subject, samples: Sequence[Sample], expectation: Expectation, tokenizer: Tokenizer, epsilon: float
-) -> None:
-    """Writes golden.json of the clearest positions.
-
-    Raises:
-        Terminal: VerificationFailed, no position is fit for it.
-    """
+    tokenizer = parse_tokenizer((subject.folder / "tokenizer.json").read_bytes())
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
+    head = 0 if subject.checkpoint.bos_id is None else 1
+    for sample, question in zip(samples, expectation.questions, strict=True):
+        if tuple(encode(sample.text)[: len(question.ids) - head]) != question.ids[head:]:
+            raise make_failure(f"tokenizer.json beside it gives other tokens for {sample.name} than the checkpoint's")
     goldens = choose_goldens(find_candidates(subject, samples, expectation, tokenizer, epsilon), encode)
     if not goldens:
         raise make_failure(f"no position below token {LONGEST_GOLDEN} is clear enough to be asked again at each load")
-    (subject.folder / GOLDEN_NAME).write_text(make_golden_json(goldens), encoding="utf-8")
-    log.info("golden questions written count=%d", len(goldens))
+    return goldens
+
+
+def check_second_load(runtime: ScorerFactory, subject: Subject, goldens: Sequence[Golden]) -> None:
+    """Loaded a second time, and generating as it does for users, the engine must answer the golden questions too.
+
+    Raises:
+        Terminal: VerificationFailed.
+    """
+    head = () if subject.checkpoint.bos_id is None else (subject.checkpoint.bos_id,)
+    try:
+        scorer = runtime.open_scorer(subject.folder, subject.recipe)
+        found = [scorer.next_token((*head, *golden.ids)) for golden in goldens]
+    except BrokenEngine as error:
+        raise make_failure(f"the second time {error}") from error
+    wrong = [(golden, token) for golden, token in zip(goldens, found, strict=True) if token != golden.token]
+    if wrong:
+        golden, token = wrong[0]
+        raise make_failure(
+            f"loaded again it generates another token at {len(wrong)} of {len(goldens)} positions: {token} for "
+            f"{golden.token} after {golden.text[-20:]!r}"
+        )
 
 
 def find_candidates(
