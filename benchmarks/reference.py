@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import record
-from convert_mpt import anonymous_kb, write_checkpoint
+from apart import peak_megabytes, run_apart
+from convert_mpt import write_checkpoint
 from hotstart.engines.checkpoints.checkpoint import Array, read_weight
 from hotstart.engines.checkpoints.gguf_file import GgufFile
 from hotstart.engines.checkpoints.mpt_config import MptFacts
@@ -39,7 +39,6 @@ from hotstart.engines.verify.samples import load_samples, make_questions
 from tests.support.tiny_mpt import REPLIT
 
 GOAL_MB = 3000
-SAMPLE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -85,31 +84,13 @@ def run_here(name: str, folder: Path) -> Run:
     began = time.perf_counter()
     logits = reference.logits_of_all(texts, positions)
     seconds = time.perf_counter() - began
-    return Run(round(seconds, 2), sum(map(len, texts)), sum(map(len, logits)), round(peak_kb() / 1000, 1))
+    return Run(round(seconds, 2), sum(map(len, texts)), sum(map(len, logits)), peak_megabytes())
 
 
-def peak_kb() -> int:
-    """Most resident memory of this process so far (``ru_maxrss`` would count the parent's before the exec too)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def run_apart(name: str, folder: Path) -> Run:
-    """One pass in a process of its own.
-
-    Raises:
-        subprocess.CalledProcessError: it failed.
-    """
-    command = (sys.executable, __file__, "--child", name, str(folder))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, anonymous_kb(process.pid))
-            time.sleep(SAMPLE_SECONDS)
-        output = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return replace(Run(**json.loads(output)), peak_anonymous_mb=round(peak / 1000, 1))
+def run_once(name: str, folder: Path) -> Run:
+    """One pass in a process of its own."""
+    found, anonymous = run_apart(__file__, name, str(folder))
+    return Run(**{**found, "peak_anonymous_mb": anonymous})
 
 
 def main() -> int:
@@ -123,7 +104,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="reference-") as parent:
         folder = Path(parent) / "replit"
         write_checkpoint(folder, replace(REPLIT, layers=1), "bfloat16")
-        runs = {name: [run_apart(name, folder) for _ in range(rounds)] for name in ("smollm2", "replit")}
+        runs = {name: [run_once(name, folder) for _ in range(rounds)] for name in ("smollm2", "replit")}
     figures: dict[str, object] = {"rounds": rounds, "replit_goal_anonymous_mb": GOAL_MB}
     for name, all_runs in runs.items():
         figures |= {

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("exchange", "loadgen", "router", "completion", "transfers", "convert_mpt", "reference", "first_write", "memory")
+ORDER = (
+    *("exchange", "loadgen", "router", "completion", "transfers", "convert_mpt", "reference", "replit_laptop"),
+    *("first_write", "memory"),
+)
 
 
 def main() -> int:
