@@ -23,6 +23,7 @@ def checkpoint_of(**changes) -> CheckpointStatus:
     return CheckpointStatus(
         digest=result["digest"],
         architecture=result["architecture"],
+        format=result["format"],
         parameters=result["parameters"],
         network=read_network(result),
     )
@@ -50,6 +51,13 @@ def failure_of(checkpoint: CheckpointStatus | None = None, **engine) -> Failure:
 )
 def test_the_converter_is_the_network_s(architecture, converter):
     assert wanted_of(checkpoint_of(architecture=architecture)).recipe.toolchain.converter == converter
+
+
+def test_the_form_of_the_files_decides_too():
+    assert wanted_of(checkpoint_of(format="tensorrt_llm")).recipe.toolchain.converter == "none"
+    found = failure_of(checkpoint_of(architecture="LlamaForCausalLM", format="gguf"))
+    assert found.reason == "UnsupportedArchitecture" and "gguf" in found.message and not found.retryable
+    assert failure_of(quantization="fp8").reason == "UnsupportedRecipe", "no calibration loads MPT"
 
 
 def test_the_platform_is_of_the_spec_and_the_table():

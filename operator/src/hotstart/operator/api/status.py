@@ -66,6 +66,7 @@ class CheckpointStatus(StatusModel):
         Field(description="Hash of the part of spec that the inspection belongs to; another one means inspect again."),
     ] = ""
     architecture: Annotated[Word, Field(description="Architecture of the model, such as llama.")] = ""
+    format: Annotated[Word, Field(description="Form of its files, such as safetensors, torch or gguf.")] = ""
     parameters: Annotated[int | None, Field(ge=0, description="Weights of the model (number of parameters).")] = None
     size_bytes: Annotated[int | None, Field(ge=0, description="Size of all files of the checkpoint (bytes).")] = None
     tokenizer_digest: Annotated[Digest, Field(description="Digest of the tokenizer (SHA-256, hex).")] = ""

@@ -93,6 +93,7 @@ def read_result(result: dict[str, Any], model: CompletionModel, spec_hash: str) 
             tokenizer_digest=str(result["tokenizerDigest"]),
             spec_hash=spec_hash,
             architecture=str(result.get("architecture", ""))[:64],
+            format=str(result.get("format", ""))[:64],
             parameters=result.get("parameters"),
             size_bytes=result.get("sizeBytes"),
             files=result.get("files"),

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hotstart.engines import toolchains
 from hotstart.engines.accelerators import AcceleratorFacts, find_accelerator, find_refusal, known_mig_profiles
 from hotstart.engines.accelerators import known_products as known_gpus
-from hotstart.engines.architectures import find_architecture, known_names
 from hotstart.engines.build_estimate import HOST_BASE, HOST_TIMES_WEIGHTS, make_build_estimate
+from hotstart.engines.errors import Terminal
 from hotstart.engines.key import engine_name, key_inputs, make_key
 from hotstart.engines.memory_plan import MemoryPlan, NetworkSizes, make_memory_plan
 from hotstart.engines.recipe import EngineLimits, EngineRecipe, Platform, Toolchain, make_toolchain
@@ -24,7 +25,8 @@ from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.names import digest_of
 
-DEFAULT_CONVERTER = "hotstart-llama"  # of ctranslate2, for checkpoints that were inspected before networks were named
+#: Of checkpoints that were inspected by a release that did not say network and format.
+DEFAULT_CONVERTER, DEFAULT_FORMAT = "hotstart-llama", "safetensors"
 SCRATCH_MARGIN = 1.1  # tokenizer, scales, timing cache and the file system's own
 
 
@@ -51,7 +53,7 @@ class WantedEngine:
 
 def decide_wanted_engine(spec: CompletionModelSpec, checkpoint: CheckpointStatus) -> WantedEngine | Failure:
     """The engine for this spec and checkpoint, or why there cannot be one."""
-    toolchain = find_toolchain(spec.engine.runtime, checkpoint.architecture)
+    toolchain = find_toolchain(spec, checkpoint)
     if isinstance(toolchain, Failure):
         return toolchain
     gpu = find_gpu(spec.engine.accelerator, spec.engine.recipe_quantization)
@@ -70,16 +72,18 @@ def find_wanted_engine(spec: CompletionModelSpec, checkpoint: CheckpointStatus |
     return wanted if isinstance(wanted, WantedEngine) else None
 
 
-def find_toolchain(runtime: Runtime, architecture: str) -> Toolchain | Failure:
-    """The converter and its runtime for a network, by the name in its config.json."""
-    known = find_architecture(architecture)
-    if known is None and runtime is Runtime.CTRANSLATE2:
+def find_toolchain(spec: CompletionModelSpec, checkpoint: CheckpointStatus) -> Toolchain | Failure:
+    """The converter and its runtime for the network that was inspected."""
+    runtime, quantization = spec.engine.runtime, str(spec.engine.recipe_quantization)
+    if runtime is Runtime.CTRANSLATE2 and not checkpoint.architecture:
         return make_toolchain(runtime, DEFAULT_CONVERTER)
-    converter = None if known is None else known.converters.get(runtime)
-    if converter is None:
-        message = f"{runtime} builds no engine of {architecture or 'this network'}: known are "
-        return Failure(Reason.UNSUPPORTED_ARCHITECTURE, f"{message}{', '.join(known_names(runtime))}.", False)
-    return make_toolchain(runtime, converter)
+    form = checkpoint.format or DEFAULT_FORMAT
+    try:
+        return toolchains.find_toolchain(
+            runtime, checkpoint.architecture, checkpoint_format=form, quantization=quantization
+        )
+    except Terminal as refusal:
+        return Failure(refusal.reason, refusal.message, False)
 
 
 def find_gpu(accelerator: Accelerator | None, quantization: Quantization) -> AcceleratorFacts | Failure | None:
