@@ -58,6 +58,9 @@ class TensorRTLLMScorer:
             raise self._broken() from error
         return tuple(int(token) for token in self._wait(ANSWER_SECONDS)["tokens"])
 
+    def next_token(self, ids: Sequence[int]) -> int | None:
+        return self.top_tokens(ids, (len(ids) - 1,))[0]
+
     def _wait(self, seconds: float) -> dict[str, Any]:
         try:
             line = self._answers.get(timeout=seconds)
