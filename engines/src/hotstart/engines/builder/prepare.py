@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotstart.engines.architectures import check_buildable
+from hotstart.engines.architectures import CTRANSLATE2, check_buildable
 from hotstart.engines.checkpoints.checkpoint import Checkpoint
 from hotstart.engines.checkpoints.choose import (
     Choice,
@@ -28,6 +28,7 @@ from hotstart.engines.checkpoints.opening import (
     scan_weights,
 )
 from hotstart.engines.checkpoints.source import OnBytes, Source, download
+from hotstart.engines.checkpoints.torch_folder import require_torch
 from hotstart.engines.key import make_checkpoint_digest
 from hotstart.exchange.messages import ServingOptions
 
@@ -81,6 +82,8 @@ def prepare(
     if choice.format != "gguf":
         checkpoint = open_checkpoint(folder, choice)  # reads the small files only
         check_runtime_builds(checkpoint, runtime)
+        if choice.format == "torch" and (runtime == CTRANSLATE2 or not heads_only):
+            require_torch(choice.files[-1].file.name)  # the image that inspects for CTranslate2 is the one that builds
         check_serving(checkpoint, serving)
     weights = tuple(chosen for chosen in choice.files if chosen.file.name not in digests)
     digests |= download(source, weights, folder, on_bytes=on_bytes, heads_only=heads_only)
