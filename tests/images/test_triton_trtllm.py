@@ -1,4 +1,4 @@
-"""The image for GPUs as far as it can be checked without its base of 14 GB: what it says, which packages it installs."""
+"""The image for GPUs, as far as it can be checked without its base of 14 GB: its words and the packages it takes."""
 
 from __future__ import annotations
 
