@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
-from hotstart.operator.api import CompletionModelSpec
+from hotstart.engines.builder.inspect import make_result
+from hotstart.engines.builder.termination import make_result_message
+from hotstart.engines.checkpoints.checkpoint import ModelFacts, count_parameters
+from hotstart.engines.checkpoints.mpt_config import MptFacts
+from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
+from hotstart.operator.api import CompletionModel, CompletionModelSpec
 from hotstart.operator.api.status import CheckpointStatus
-from hotstart.operator.core.checkpoint import read_network
+from hotstart.operator.core.checkpoint import read_network, read_result
 from hotstart.operator.core.jobs import Failure
-from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine
+from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, make_sizes
 
 from tests.operator.doubles import SPEC, World
 from tests.operator.gpu_models import A100, REPLIT, apply_replit, gpu_engine
@@ -132,6 +140,36 @@ def test_without_sizes_nothing_is_refused_and_nothing_promised():
     found = decide_wanted_engine(spec_of(), CheckpointStatus(digest="ab" * 32, architecture="BloomForCausalLM"))
     assert isinstance(found, WantedEngine)
     assert (found.memory, found.refusal) == (None, None)
+
+
+#: What the builder's own types say of three networks.
+NETWORKS = {
+    "mpt": MptFacts("MPTForCausalLM", 32, 3072, 12288, 24, 8, 128, 32768, 4096),
+    "llama": ModelFacts("LlamaForCausalLM", 30, 576, 1536, 9, 3, 64, 49152, 2048, 1e-5, 1e4, tied_embeddings=True),
+    "upstream": UpstreamFacts("BloomForCausalLM", 24, 1024, 4096, 16, 16, 64, 250880, 0, True, 559214592),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_an_inspection_says_is_all_that_the_memory_plan_needs(name):
+    facts = NETWORKS[name]
+    checkpoint = SimpleNamespace(facts=facts, format="safetensors")
+    choice = SimpleNamespace(size=6_644_846_592, files=("a", "b"))
+    prepared = SimpleNamespace(
+        checkpoint=checkpoint, choice=choice, checkpoint_digest="ab" * 32, tokenizer_digest="cd" * 32
+    )
+    message = make_result_message(make_result(prepared))
+    model = CompletionModel.from_api({"metadata": {"name": "m"}, "spec": {**SPEC, "engine": gpu_engine()}})
+    found = read_result(json.loads(message), model, "hash")
+    assert isinstance(found, CheckpointStatus) and found.network is not None
+    assert found.network.layers == facts.layers and found.network.context_length == facts.context_length
+    sizes = make_sizes(found)
+    assert sizes.parameters == count_parameters(facts)
+    assert sizes.embedding_parameters == facts.vocab * facts.hidden, "tied, so they count once"
+    small = spec_of(limits={"batchSize": 8, "inputTokens": 960, "sequenceTokens": 1024})
+    wanted = decide_wanted_engine(small, found)
+    assert wanted.memory.kv_per_token == 2 * facts.layers * facts.kv_heads * facts.head_dim * 2
+    assert wanted.refusal is None and wanted.size.seconds > 0
 
 
 async def test_what_cannot_fit_makes_no_job_and_no_engine():
