@@ -83,6 +83,14 @@ def _local() -> Opening:
     return LocalCompletion
 
 
+def _triton() -> Opening:
+    from hotstart.engines.calibrate.triton import OwnTriton
+
+    return OwnTriton
+
+
 #: By runtime: the way to its completion model (its libraries are loaded only here), and the usual budget.
-OPENINGS: dict[str, tuple[Callable[[], Opening], Budget]] = {"ctranslate2": (_local, CPU_BUDGET)}
-_ = GPU_BUDGET
+OPENINGS: dict[str, tuple[Callable[[], Opening], Budget]] = {
+    "ctranslate2": (_local, CPU_BUDGET),
+    "tensorrt_llm": (_triton, GPU_BUDGET),
+}

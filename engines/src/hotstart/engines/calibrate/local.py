@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from hotstart.engines.calibrate.samples import CalibrationFailed, Timing
+from hotstart.engines.calibrate.samples import CalibrationFailed, Timing, make_timing
+from hotstart.engines.calibrate.vocabulary import read_vocabulary
 from hotstart.engines.triton.completion.engine import CTranslate2Engine, read_facts
 from hotstart.engines.triton.completion.errors import CompletionError
 from hotstart.engines.triton.completion.job import CompletionJob, Ended
@@ -59,7 +60,7 @@ class LocalCompletion:
 
     def __init__(self, folder: Path, serving: ServingOptions) -> None:
         facts = read_facts(folder)
-        self.vocabulary = read_vocabulary(folder, facts.eos_ids)
+        self.vocabulary = read_vocabulary(folder / "tokenizer.json", facts.eos_ids)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._engine = CTranslate2Engine(
             folder,
@@ -98,31 +99,7 @@ class LocalCompletion:
         answer.done.wait()
         if answer.error is not None:
             raise CalibrationFailed(f"a request failed: {answer.error}")
-        return make_timing(answer.details, new_tokens, (time.monotonic() - received) * 1000)
-
-
-def make_timing(details: str, wanted: int, latency_ms: float) -> Timing:
-    """What the completion model said of a request, with the latency that its client saw (ms).
-
-    Raises:
-        CalibrationFailed: it generated fewer tokens than wanted.
-    """
-    value = json.loads(details)
-    if value["completion_tokens"] < wanted:
-        raise CalibrationFailed(f"the engine generated {value['completion_tokens']} of {wanted} tokens")
-    return Timing(
-        input_tokens=value["prompt_tokens"],
-        new_tokens=value["completion_tokens"],
-        first_token_ms=value["prefill_ms"],
-        latency_ms=latency_ms,
-    )
-
-
-def read_vocabulary(folder: Path, end_tokens: Sequence[int]) -> list[int]:
-    """The tokens that prompts are made of: those of the tokenizer that are text."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    return [number for number in range(tokenizer.get_vocab_size()) if number not in special.union(end_tokens)]
+        return make_timing(json.loads(answer.details), new_tokens, (time.monotonic() - received) * 1000)
 
 
 def _ignore(ended: Ended) -> None:

@@ -92,9 +92,9 @@ class Sweeper:
         done: list[StepResult] = []
         for step in decide_steps(self.plan, earlier):
             if earlier is None and not is_wanted(self.plan, step, done):
-                break
+                continue
             if done and self.clock() + expected_seconds(self.plan, step, done) > deadline:
-                break
+                continue
             done.append(self._run_step(step, least_seconds=self.plan.budget.step_seconds))
             on_share(min(1.0, (self.clock() - began) / self.plan.budget.seconds))
         return tuple(done)

@@ -1,7 +1,8 @@
 """What a calibration measures, in which order, and when it is enough. Pure.
 
-A sweep is one pass over the steps: a lone request of three input lengths, then more and more requests at once of the
-longest one. It is repeated, so that the spread tells how far the figures can be trusted.
+A sweep is one pass over the steps, the most telling first: a lone request of the longest input, a few of them at once,
+lone ones of shorter inputs, then more and more at once. It is repeated, so that the spread tells how far it can be
+trusted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hotstart.exchange.messages import ServingOptions
 CONCURRENCIES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 LENGTH_PARTS = (1, 2, 4)  # the longest input, half of it, a quarter
 LONE_REQUESTS = 3
+FIRST_LOADS = 2  # steps of several clients before shorter inputs are of interest
 ROUNDS = 2  # requests of each of several clients, at least
 SLO_REACH = 2.0  # a P95 above so many SLOs: more requests at once are of no interest
 SWEEPS = 2
@@ -30,7 +32,7 @@ class Budget:
     step_seconds: float
 
 
-CPU_BUDGET = Budget(seconds=26.0, step_seconds=0.1)
+CPU_BUDGET = Budget(seconds=22.0, step_seconds=0.1)
 GPU_BUDGET = Budget(seconds=55.0, step_seconds=1.0)
 
 
@@ -61,7 +63,8 @@ def make_plan(limits: EngineLimits, serving: ServingOptions, budget: Budget) -> 
     lengths = sorted({max(1, longest // part) for part in LENGTH_PARTS}, reverse=True)
     lone = [Step(length, new, 1, LONE_REQUESTS) for length in lengths]
     load = [Step(longest, new, many, ROUNDS * many) for many in CONCURRENCIES if 1 < many <= limits.batch_size]
-    return SweepPlan((*lone, *load), budget, serving.slo_ms, serving.inter_threads)
+    steps = (lone[0], *load[:FIRST_LOADS], *lone[1:], *load[FIRST_LOADS:])
+    return SweepPlan(steps, budget, serving.slo_ms, serving.inter_threads)
 
 
 def find_busiest(plan: SweepPlan, done: Sequence[StepResult]) -> StepResult | None:

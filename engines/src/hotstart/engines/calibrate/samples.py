@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 MEDIAN = 50
 
@@ -64,3 +65,19 @@ def percentile(values: Sequence[float], percent: int) -> float:
     if percent == MEDIAN:
         return statistics.median(values)
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
+
+
+def make_timing(details: Mapping[str, Any], wanted: int, latency_ms: float) -> Timing:
+    """What the completion model said of a request, with the latency that its client saw (ms).
+
+    Raises:
+        CalibrationFailed: it generated fewer tokens than wanted.
+    """
+    if details["completion_tokens"] < wanted:
+        raise CalibrationFailed(f"the engine generated {details['completion_tokens']} of {wanted} tokens")
+    return Timing(
+        input_tokens=details["prompt_tokens"],
+        new_tokens=details["completion_tokens"],
+        first_token_ms=details["prefill_ms"],
+        latency_ms=latency_ms,
+    )
