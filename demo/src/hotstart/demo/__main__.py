@@ -49,8 +49,13 @@ def apply_model(kube: Kube, cluster: Cluster, story: Story) -> None:
 
 
 def forget_model(kube: Kube) -> None:
-    """Takes away what an earlier demo left, so that this one builds and starts from nothing."""
+    """Takes away what an earlier demo left, so that this one builds and starts from nothing.
+
+    The pods go first: a namespace looks for what is left in it only after half of their grace period.
+    """
     if kube.get("namespace", stage.NAMESPACE):
+        kube.run("kubectl", "delete", "completionmodels", "--all", "-n", stage.NAMESPACE, "--timeout=60s")
+        kube.run("kubectl", "delete", "pods", "--all", "-n", stage.NAMESPACE, "--grace-period=1", "--timeout=60s")
         kube.run("kubectl", "delete", "namespace", stage.NAMESPACE, "--wait=true", "--timeout=90s")
 
 
