@@ -83,7 +83,7 @@ class TensorRTLLM:
         elif converter == AS_IT_IS:
             link_files(source, folder / CHECKPOINT, checkpoint_files(recipe.tensor_parallel))
         elif converter == QUANTIZE:
-            link_files(source, folder / MODEL, tuple(sorted(path.name for path in source.iterdir())))
+            link_files(source, folder / MODEL, [path.name for path in sorted(source.iterdir()) if path.is_file()])
         else:
             run_converter(checkpoint, recipe, source, folder)
         if converter != QUANTIZE:
@@ -213,7 +213,7 @@ def check_config(path: Path, recipe: EngineRecipe) -> None:
 
 
 def link_files(source: Path, folder: Path, names: Sequence[str]) -> None:
-    """Hard links in ``folder``, so that a large checkpoint is on the disk once.
+    """Links in ``folder``, so that a large checkpoint is on the disk once; hard ones where it is the same disk.
 
     Raises:
         Terminal: CheckpointIncomplete, a file is missing.
@@ -225,4 +225,9 @@ def link_files(source: Path, folder: Path, names: Sequence[str]) -> None:
                 Reason.CHECKPOINT_INCOMPLETE,
                 f"The TensorRT-LLM checkpoint has no {name}: engine.tensorParallel must be that of its conversion.",
             )
-        os.link(source / name, folder / name)
+        whole = (source / name).resolve()
+        try:
+            os.link(whole, folder / name)
+        except OSError as error:  # a claim's files are on another disk, or read-only
+            log.info("symbolic link in place of a hard one name=%s error=%s", name, error.strerror)
+            (folder / name).symlink_to(whole)
