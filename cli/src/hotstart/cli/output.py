@@ -1,0 +1,82 @@
+"""What a person sees: figures on stdout (or one JSON object with --json), progress and failures on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hotstart.engines.builder.state import BuildState
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+LOOK_SECONDS = 0.2
+
+
+class Output:
+    """One run's way to the terminal."""
+
+    def __init__(self, *, as_json: bool, quiet: bool = False) -> None:
+        self._as_json = as_json
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet or not self._errors.is_terminal
+
+    def show(self, result: Mapping[str, Any]) -> None:
+        """The result: JSON, or a line for each entry; a list is one line each, indented."""
+        if self._as_json:
+            sys.stdout.write(json.dumps(result, indent=2, sort_keys=True) + "\n")
+            return
+        for name, value in result.items():
+            self._show_one(name, value)
+
+    def fail(self, reason: str, message: str) -> None:
+        """A failure, with its reason's word in the runbook."""
+        if self._as_json:
+            sys.stdout.write(json.dumps({"failure": {"reason": reason, "message": message}}, indent=2) + "\n")
+        self._errors.print(f"{reason}: {message}", markup=False)
+
+    @contextmanager
+    def progress(self, state: BuildState) -> Iterator[None]:
+        """A bar that follows ``state`` while the block runs; one line a phase where stderr is no terminal."""
+        ended = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(state, ended), name="progress")
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def _watch(self, state: BuildState, ended: threading.Event) -> None:
+        if self._quiet:
+            return self._tell_phases(state, ended)
+        columns = (TextColumn("{task.description:12}"), BarColumn(), TextColumn("{task.fields[left]}"))
+        with Progress(*columns, TimeElapsedColumn(), console=self._errors, transient=True) as bar:
+            task = bar.add_task("", total=100, left="")
+            while not ended.wait(LOOK_SECONDS):
+                report = state.report()
+                left = "" if report.eta_seconds is None else f"about {report.eta_seconds:.0f} s left"
+                bar.update(task, completed=report.percent, description=report.phase.value, left=left)
+        return None
+
+    def _tell_phases(self, state: BuildState, ended: threading.Event) -> None:
+        told = ""
+        while not ended.wait(LOOK_SECONDS):
+            phase = state.phase.value
+            if phase != told:
+                self._errors.print(f"{phase} ...", markup=False)
+                told = phase
+
+    def _show_one(self, name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            value = [f"{key}: {part}" for key, part in value.items()]
+        if isinstance(value, list | tuple):
+            self._console.print(f"{name}:", markup=False)
+            for part in value:
+                self._console.print(f"  {part}", markup=False)
+        else:
+            self._console.print(f"{name}: {value}", markup=False)

@@ -1,0 +1,224 @@
+"""`hotstart-engine` as a person runs it: on tiny checkpoints, in this process, exit codes and files looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hotstart.cli.cli import EXIT_RETRYABLE, EXIT_TERMINAL, main
+from hotstart.cli.inputs import CHECKS, read_recipe, rule_messages
+from hotstart.engines.errors import EngineError
+from hotstart.engines.key import make_key
+
+from tests.support.object_store import ObjectStore
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
+from tests.support.tiny_mpt import REPLIT, make_mpt_config, write_tiny_mpt
+
+CPU = "runtime: ctranslate2\nquantization: float32\nlimits: {inputTokens: 96, sequenceTokens: 128}\n"
+GPU = (
+    "runtime: tensorrt_llm\nlimits: {batchSize: 8, inputTokens: 96, sequenceTokens: 128}\n"
+    "accelerator: {product: NVIDIA-H100-80GB-HBM3}\n"
+)
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    write_tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(CPU)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    """Exit code and the JSON on stdout."""
+    capsys.readouterr()
+    code = main([*map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("runtime: ctranslate2\nquantization: fp8", "quantization-fits-runtime"),
+        ("runtime: ctranslate2\ndtype: float16", "dtype-fits-runtime"),
+        ("runtime: ctranslate2\ntensorParallel: 2", "tensor-parallel-fits-runtime"),
+        ("runtime: tensorrt_llm", "accelerator-required"),
+        ("runtime: ctranslate2\naccelerator: {product: x}", "accelerator-forbidden"),
+        (f"{GPU}tensorParallel: 2".replace("}\ntensor", ", migProfile: 1g.10gb}\ntensor"), "mig-is-one-gpu"),
+        ("runtime: ctranslate2\nlimits: {inputTokens: 9, sequenceTokens: 9}", "input-shorter-than-sequence"),
+    ],
+)
+def test_a_recipe_is_refused_by_the_sentence_of_the_api_server(tmp_path: Path, text: str, rule: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(EngineError) as refused:
+        read_recipe(path)
+    assert rule_messages()[rule] in refused.value.message
+
+
+def test_every_rule_of_the_api_is_checked_here_too() -> None:
+    assert set(CHECKS) == set(rule_messages())
+
+
+@pytest.mark.parametrize("name", ["demo", "full", "h100-replit", "minimal"])
+def test_the_examples_are_recipes(name: str) -> None:
+    assert read_recipe(EXAMPLES / f"{name}.yaml").engine.runtime
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("runtime: ctranslate2\nquantisation: int8", "quantisation"), ("[1]", "no mapping"), ("a: [", "no YAML")],
+)
+def test_a_file_that_is_no_recipe_is_named(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    code, result = run(capsys, "key", checkpoint, "--recipe", path)
+    assert code == EXIT_TERMINAL
+    assert result["failure"]["reason"] == "InvalidSpec"
+    assert said in result["failure"]["message"]
+    assert str(path) in result["failure"]["message"]
+
+
+def test_inspect_key_and_plan_speak_of_one_engine(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.yaml"
+    engine = "".join(f"    {line}\n" for line in CPU.splitlines())
+    model.write_text(
+        "apiVersion: hotstart.dev/v1alpha1\nkind: CompletionModel\nmetadata: {name: tiny}\nspec:\n"
+        f"  checkpoint: {{uri: 's3://nowhere/'}}\n  engine:\n{engine}"
+    )
+    _, found = run(capsys, "inspect", checkpoint)
+    code, key = run(capsys, "key", checkpoint, "--recipe", recipe)
+    assert code == 0
+    assert key["inputs"]["checkpoint"] == found["digest"]
+    assert make_key(key["inputs"]) == key["key"]
+    _, plan = run(capsys, "plan", "-f", model, "--checkpoint", checkpoint, "--inspect")
+    assert plan["key"] == key["key"]
+    assert plan["reuse"].startswith("no engine in")
+    _, rough = run(capsys, "plan", "-f", model, "--checkpoint", checkpoint)
+    assert "key" not in rough
+    assert any("--inspect" in why for why in rough["unknown"])
+
+
+def test_the_plan_of_replit_has_the_command_and_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its exact config; the weights are not opened by a plan that does not inspect."""
+    folder = tmp_path / "replit"
+    write_tiny_mpt(folder)
+    (folder / "config.json").write_text(json.dumps(make_mpt_config(REPLIT, "bfloat16")))
+    code, plan = run(capsys, "plan", "-f", EXAMPLES / "h100-replit.yaml", "--checkpoint", folder)
+    assert code == 0
+    assert plan["parameters"] == 3_322_088_448
+    assert any("--max_seq_len 4096" in step for step in plan["steps"])
+    assert "KV cache at 128 KiB" in plan["memory"]
+
+
+def test_an_engine_is_built_verified_and_known_again(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "engines" / "tiny"
+    code, built = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", engine)
+    assert code == 0
+    assert built["verification"]["agreed"] == built["verification"]["compared"] > 0
+    assert {"manifest.json", "golden.json", "model.bin", "tokenizer.json"} <= {path.name for path in engine.iterdir()}
+    assert sorted(path.name for path in engine.parent.iterdir()) == ["tiny"], "nothing half-done is left beside it"
+    before = {path.name: path.read_bytes() for path in engine.iterdir()}
+
+    code, verified = run(capsys, "verify", engine, "--checkpoint", checkpoint)
+    assert code == 0
+    assert verified["verification"]["compared"] == built["verification"]["compared"]
+    assert {path.name: path.read_bytes() for path in engine.iterdir()} == before
+
+    write_tiny_checkpoint(tmp_path / "other", seed=5)
+    code, result = run(capsys, "verify", engine, "--checkpoint", tmp_path / "other")
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "CheckpointChanged")
+
+    code, result = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", engine)
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "InvalidSpec")
+    assert {path.name: path.read_bytes() for path in engine.iterdir()} == before
+
+    code, result = run(capsys, "calibrate", engine)
+    assert code == 0
+    assert result["profile"]["lone"]
+
+    (engine / "model.bin").write_bytes(before["model.bin"][:-1] + b"x")
+    code, result = run(capsys, "calibrate", engine)
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "EngineCorrupt")
+
+
+def test_convert_writes_a_tensorrt_llm_checkpoint_without_a_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_mpt(tmp_path / "mpt")
+    recipe = tmp_path / "gpu.yaml"
+    recipe.write_text(f"{GPU}tensorParallel: 2\n")
+    output = tmp_path / "converted"
+    code, result = run(capsys, "convert", tmp_path / "mpt", "--recipe", recipe, "--output", output)
+    assert code == 0
+    assert result["files"] == ["config.json", "rank0.safetensors", "rank1.safetensors"]
+    config = json.loads((output / "config.json").read_text())
+    assert config["architecture"] == "MPTForCausalLM"
+    assert config["mapping"]["tp_size"] == 2
+
+
+def test_a_failed_conversion_leaves_nothing(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint / "config.json").unlink()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(CPU)
+    output = tmp_path / "out" / "engine"
+    code, result = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", output)
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "CheckpointIncomplete")
+    assert not output.exists()
+
+
+def test_a_store_that_does_not_answer_may_be_tried_again(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    code, result = run(capsys, "key", "s3://bucket/folder/", "--recipe", recipe)
+    assert (code, result["failure"]["reason"]) == (EXIT_RETRYABLE, "StoreUnreachable")
+
+
+@pytest.mark.integration
+def test_gc_deletes_only_what_it_is_told_to(
+    object_store: ObjectStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, client = object_store.make_bucket("gc"), object_store.client()
+    keys = {name: letter * 64 for name, letter in (("kept", "a"), ("old", "b"), ("elsewhere", "c"))}
+    for name, key in keys.items():
+        uid = "uid-2" if name == "elsewhere" else "uid-1"
+        client.put_object(Bucket=bucket, Key=f"engines/{uid}/{key}/manifest.json", Body=b"{}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", object_store.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", object_store.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_store.secret_key)
+    command = ("gc", "--store", f"s3://{bucket}", "--namespace-uid", "uid-1", "--keep", keys["kept"])
+    _, young = run(capsys, *command, "--delete")
+    assert young["bytes"]["Kept"] == 2
+    assert young["deleted_bytes"] == 0
+    _, dry = run(capsys, *command, "--ttl", "0s")
+    assert (dry["bytes"]["Expired"], dry["bytes"]["Foreign"], dry["bytes"]["Used"]) == (2, 2, 2)
+    assert len(object_store.keys(bucket)) == 3
+    _, swept = run(capsys, *command, "--ttl", "0s", "--delete")
+    assert swept["deleted_bytes"] == 2
+    assert object_store.keys(bucket) == [
+        f"engines/uid-1/{keys['kept']}/manifest.json",
+        f"engines/uid-2/{keys['elsewhere']}/manifest.json",
+    ]
