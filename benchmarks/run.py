@@ -11,8 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ORDER = (
-    *("exchange", "loadgen", "router", "completion", "transfers", "convert_mpt", "reference", "replit_laptop", "calibrate"),
-    *("first_write", "memory"),
+    *("exchange", "loadgen", "router", "completion", "transfers", "convert_mpt", "reference", "replit_laptop"),
+    *("calibrate", "first_write", "memory"),
 )
 
 
