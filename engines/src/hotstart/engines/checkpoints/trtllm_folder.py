@@ -7,9 +7,10 @@ weights is the kernels' own, and is not checked.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class TrtllmFolder:
     """Implements ``Checkpoint``; a tensor's name begins with its rank: ``rank0/transformer.ln_f.weight``."""
 
     format = "tensorrt_llm"
+    folder = None
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -53,6 +55,8 @@ class TrtllmFolder:
         texts = read_texts(folder, self.facts.vocab)
         self.tokenizer_json, self.eos_ids, self.bos_id = texts.tokenizer_json, texts.eos_ids, texts.bos_id
         self._ranks: list[dict[str, Entry]] | None = None
+        if any(RANK.match(path.name) for path in folder.iterdir()):
+            self.facts = replace(self.facts, parameters=count_rank_parameters(self.facts, self._load()[0]))
 
     def shapes(self) -> dict[str, Shape]:
         ranks = enumerate(self._load())
@@ -180,6 +184,13 @@ def expected_shapes(facts: UpstreamFacts, ranks: int, embedding_split: int | Non
         "mlp.gate": (wide, hidden),
         "mlp.proj": (hidden, wide),
     }
+
+
+def count_rank_parameters(facts: UpstreamFacts, entries: Mapping[str, Entry]) -> int:
+    """Weights of the whole network by the tensors of one rank: those that are split count whole, scales do not."""
+    whole = expected_shapes(facts, 1, None)
+    weights = {name: entry.shape for name, entry in entries.items() if name.endswith((".weight", ".bias"))}
+    return sum(math.prod(whole.get(_kind(name), shape)) for name, shape in weights.items())
 
 
 def check_recipe_is_layout(layout: Layout, recipe: EngineRecipe) -> None:
