@@ -15,14 +15,17 @@ from hotstart.engines.checkpoints.checkpoint import count_parameters
 from hotstart.engines.checkpoints.choose import ListedFile, choose_files
 from hotstart.engines.checkpoints.opening import check_checkpoint, open_checkpoint
 from hotstart.engines.checkpoints.places import parse_uri
+from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.checkpoints.source import HubAccess, open_source
-from hotstart.engines.checkpoints.trtllm_folder import Layout, TrtllmFolder, check_recipe_is_layout
+from hotstart.engines.checkpoints.trtllm_folder import Layout, TrtllmFolder, check_as_it_is, check_recipe_is_layout
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineRecipe, Toolchain
+from hotstart.engines.runtimes.tensorrt_llm.tensorrt_llm import TensorRTLLM
 from hotstart.engines.s3 import StorePlace
 from hotstart.exchange.messages import ServingOptions
 from safetensors.numpy import load_file, save_file
 
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
 from tests.support.trtllm_checkpoint import write_trtllm_checkpoint
 
 QKV = "transformer.layers.0.attention.qkv.weight"
@@ -153,6 +156,24 @@ def test_only_its_own_recipe_takes_it() -> None:
             check_recipe_is_layout(layout, recipe(**change))
         assert failure.value.reason is Reason.UNSUPPORTED_RECIPE
         assert str(next(iter(change.values()))) in failure.value.message
+
+
+def test_it_is_converted_into_itself_for_its_own_recipe(tmp_path: Path) -> None:
+    checkpoint = open_and_check(write_trtllm_checkpoint(tmp_path / "c", 2))
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    TensorRTLLM().convert(checkpoint, recipe(), tmp_path / "good", lambda share: None, tmp_path / "c")
+    for name in ("config.json", "rank0.safetensors", "rank1.safetensors"):
+        assert (tmp_path / "good/checkpoint" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+    with pytest.raises(Terminal, match="already converted, for tensorParallel 2"):
+        TensorRTLLM().convert(
+            checkpoint, recipe(tensor_parallel=1), tmp_path / "bad", lambda share: None, tmp_path / "c"
+        )
+
+
+def test_another_checkpoint_is_not_taken_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(Terminal, match="this one is of the format safetensors"):
+        check_as_it_is(SafetensorsFolder(write_tiny_checkpoint(tmp_path)), recipe())
 
 
 def test_ctranslate2_refuses_it(tmp_path: Path) -> None:

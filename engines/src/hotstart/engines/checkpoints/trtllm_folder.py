@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from hotstart.engines.architectures import TENSORRT_LLM_NAMES
-from hotstart.engines.checkpoints.checkpoint import Array, Shape, decode
+from hotstart.engines.checkpoints.checkpoint import Array, Checkpoint, Shape, decode
 from hotstart.engines.checkpoints.choose import RANK
 from hotstart.engines.checkpoints.safetensors_folder import DTYPES, Entry, map_entry, read_header
 from hotstart.engines.checkpoints.small_files import read_json, read_texts
@@ -191,6 +191,17 @@ def count_rank_parameters(facts: UpstreamFacts, entries: Mapping[str, Entry]) ->
     whole = expected_shapes(facts, 1, None)
     weights = {name: entry.shape for name, entry in entries.items() if name.endswith((".weight", ".bias"))}
     return sum(math.prod(whole.get(_kind(name), shape)) for name, shape in weights.items())
+
+
+def check_as_it_is(checkpoint: Checkpoint, recipe: EngineRecipe) -> None:
+    """Raises Terminal (UnsupportedRecipe) where the checkpoint is not what the recipe takes without a conversion."""
+    if not isinstance(checkpoint, TrtllmFolder):
+        raise Terminal(
+            Reason.UNSUPPORTED_RECIPE,
+            f"The recipe takes a TensorRT-LLM checkpoint as it is, and this one is of the format {checkpoint.format}: "
+            "set checkpoint.revision to have it inspected again.",
+        )
+    check_recipe_is_layout(checkpoint.layout, recipe)
 
 
 def check_recipe_is_layout(layout: Layout, recipe: EngineRecipe) -> None:

@@ -25,6 +25,7 @@ from hotstart.engines.architectures import (
     require_architecture,
 )
 from hotstart.engines.checkpoints.checkpoint import Checkpoint
+from hotstart.engines.checkpoints.trtllm_folder import check_as_it_is
 from hotstart.engines.errors import Reason, Retryable, Terminal
 from hotstart.engines.recipe import BUILD_OPTIONS, BUILD_OPTIONS_VERSION, EngineRecipe, Toolchain, make_toolchain
 from hotstart.engines.runtimes.engine_json import ENGINE_JSON, TOKENIZER_JSON, make_engine_json
@@ -81,6 +82,7 @@ class TensorRTLLM:
         elif source is None:
             raise Terminal(Reason.UNSUPPORTED_RECIPE, f"{converter} reads the checkpoint's own files; there are none.")
         elif converter == AS_IT_IS:
+            check_as_it_is(checkpoint, recipe)
             link_files(source, folder / CHECKPOINT, checkpoint_files(recipe.tensor_parallel))
         elif converter == QUANTIZE:
             link_files(source, folder / MODEL, [path.name for path in sorted(source.iterdir()) if path.is_file()])
