@@ -68,6 +68,10 @@ test: setup torch check images ## All tests that CI runs
 test-fast: setup torch ## Only the tests that need no cluster
 	@$(BIN)/python -m pytest tests -m "not integration and not e2e"
 
+.PHONY: test-gpu
+test-gpu: setup ## What needs a GPU: in the image triton-trtllm; skipped, with the reason, where there is none
+	@PYTHON=$(BIN)/python tests/gpu/run
+
 .PHONY: demo
 demo: setup images ## The main job end to end on the embedded cluster, measured
 	@$(BIN)/python -m hotstart.demo
