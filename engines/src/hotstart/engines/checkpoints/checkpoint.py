@@ -7,6 +7,7 @@ those of MPT (``transformer.blocks.0.attn.Wqkv.weight``).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +76,10 @@ class Checkpoint(Protocol):
 
     @property
     def facts(self) -> Facts: ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where a Hugging Face checkpoint's own files lie, for libraries that read those; None for other forms."""
 
     @property
     def tokenizer_json(self) -> bytes:

@@ -38,6 +38,7 @@ class GgufFile:
     """Implements ``Checkpoint``. The file may be sparse behind its head (see ``download``) while no tensor is read."""
 
     format = "gguf"
+    folder = None
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -42,7 +42,7 @@ class SafetensorsFolder:
     format = "safetensors"
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         facts = make_checkpoint_facts(read_json(folder, "config.json"))
         texts = read_texts(folder, facts.vocab)
         self.tokenizer_json, self.eos_ids, self.bos_id = texts.tokenizer_json, texts.eos_ids, texts.bos_id
@@ -67,10 +67,10 @@ class SafetensorsFolder:
         return self._entries
 
     def _weight_files(self) -> list[Path]:
-        index = read_json(self._folder, SAFETENSORS_INDEX)
+        index = read_json(self.folder, SAFETENSORS_INDEX)
         if index:
-            return [self._folder / shard for shard in sorted(set(index["weight_map"].values()))]
-        return sorted(self._folder.glob("*.safetensors"))
+            return [self.folder / shard for shard in sorted(set(index["weight_map"].values()))]
+        return sorted(self.folder.glob("*.safetensors"))
 
 
 def map_entry(entry: Entry) -> StoredTensor:

@@ -28,6 +28,7 @@ class TorchFolder:
 
     def __init__(self, folder: Path, files: tuple[str, ...]) -> None:
         """``files`` are those that were chosen; with an index only the shards that it names are read."""
+        self.folder = folder
         self._paths = _weight_files(folder, files)
         facts = make_checkpoint_facts(read_json(folder, "config.json"))
         texts = read_texts(folder, facts.vocab)

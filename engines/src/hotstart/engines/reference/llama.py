@@ -24,6 +24,8 @@ from hotstart.engines.reference.network import Texts, Weight, attend, linear, ru
 class LlamaReference:
     """Implements ``Reference`` for a LLaMA-like checkpoint."""
 
+    name = "numpy"
+
     def __init__(self, facts: ModelFacts, weight: Weight) -> None:
         self.embeddings = EMBEDDINGS
         self.projection = EMBEDDINGS if facts.tied_embeddings else PROJECTION

@@ -24,6 +24,8 @@ _ERF = np.array([math.erf(x) for x in _GRID])
 class MptReference:
     """Implements ``Reference`` for an MPT checkpoint."""
 
+    name = "numpy"
+
     def __init__(self, facts: MptFacts, weight: Weight) -> None:
         self.embeddings = EMBEDDINGS
         self.projection = EMBEDDINGS

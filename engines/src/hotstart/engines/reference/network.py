@@ -15,7 +15,13 @@ Weight = Callable[[str], Array]
 
 
 class Reference(Protocol):
-    """A causal network. All computing is in float32; nothing is cached between two calls."""
+    """A causal network. All computing is in float32; nothing is cached between two calls.
+
+    ``name`` says what computes: ``numpy`` or ``transformers``.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     def logits(self, ids: Sequence[int], positions: Sequence[int] | None = None) -> Array:
         """Logits after each of ``positions`` (all of them by default): float32 [len(positions), vocab].

@@ -6,9 +6,11 @@ from functools import partial
 
 from hotstart.engines.checkpoints.checkpoint import Checkpoint, llama_facts, read_weight
 from hotstart.engines.checkpoints.mpt_config import MptFacts
+from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
 from hotstart.engines.reference.llama import LlamaReference
 from hotstart.engines.reference.mpt import MptReference
 from hotstart.engines.reference.network import Reference
+from hotstart.engines.reference.transformers_network import TransformersReference
 
 
 def make_reference(checkpoint: Checkpoint) -> Reference:
@@ -17,9 +19,11 @@ def make_reference(checkpoint: Checkpoint) -> Reference:
     The reference itself raises Terminal (CheckpointCorrupt) where a weight is NaN or infinite.
 
     Raises:
-        Terminal: UnsupportedArchitecture, no reference is written for the network.
+        Terminal: UnsupportedArchitecture, nothing here computes the network.
     """
     facts, weight = checkpoint.facts, partial(read_weight, checkpoint)
     if isinstance(facts, MptFacts):
         return MptReference(facts, weight)
+    if isinstance(facts, UpstreamFacts) and checkpoint.folder is not None:
+        return TransformersReference(checkpoint.folder, facts.architecture)
     return LlamaReference(llama_facts(checkpoint), weight)
