@@ -7,9 +7,10 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
+from hotstart.engines.manifest import Manifest
 from hotstart.engines.profile import LoadPoint, LonePoint, Profile
 from hotstart.exchange.messages import LATENCY_EDGES_MS, ModelSecond
-from hotstart.operator.api import CompletionModel, CompletionModelSpec, Reason
+from hotstart.operator.api import CompletionModel, CompletionModelSpec, Engine, Reason
 from hotstart.operator.core.calibrator import replica_limits, with_calibrator
 from hotstart.operator.core.capacity import (
     Capacity,
@@ -24,6 +25,9 @@ from hotstart.operator.core.verdicts import judge_attainable
 from hotstart.operator.core.window import Window, add_seconds
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.operator import doubles
+from tests.operator.doubles import World
 
 NOW = 1_800_000_000.0
 SERIAL = Profile(
@@ -303,3 +307,54 @@ def test_the_calibrator_has_a_replica_s_limits_the_scratch_and_no_secret() -> No
 
 def test_a_build_on_a_gpu_calibrates_by_itself() -> None:
     assert with_calibrator(JOB, make_gpu_spec().engine.runtime, {}) == JOB
+
+
+@pytest.fixture
+def calibrated_world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """A cluster whose builds leave a profile in the manifest."""
+
+    def make_manifest(engine: Engine) -> Manifest:
+        return replace(doubles_manifest(engine), profile=replace(SERIAL, new_tokens=32, cpus=1.0))
+
+    doubles_manifest = doubles.make_manifest
+    monkeypatch.setattr(doubles, "make_manifest", make_manifest)
+    return World()
+
+
+async def test_the_profile_of_a_build_reaches_status_verdict_routes_and_decisions(calibrated_world: World) -> None:
+    world = calibrated_world
+    limits = {"batchSize": 8, "inputTokens": 96, "sequenceTokens": 128}
+    world.apply(slo={"latency": "1500ms"}, engine={"limits": limits})
+    await world.run_until(world.is_ready)
+    await world.run(3)
+    (engine,) = world.cluster.all("Engine")
+    assert engine["status"]["profile"]["loneMilliseconds"] == 441
+    attainable = world.conditions()["SLOAttainable"]
+    assert (attainable["status"], attainable["reason"]) == ("True", "Attainable")
+    assert {endpoint.cap for route in world.agents.routes for endpoint in route.endpoints} == {1}
+    assert world.operator is not None
+    (memory,) = world.operator.memory.models.values()
+    assert memory.decision is not None
+    assert memory.decision.inputs["concurrencyPerReplica"] == "3 requests at once, the work of 1 (calibrated)"
+    world.apply(slo={"latency": "300ms"}, engine={"limits": limits})
+    await world.run(3)
+    attainable = world.conditions()["SLOAttainable"]
+    assert (attainable["status"], attainable["reason"]) == ("False", "LoneRequestMissesSLO")
+    (job,) = [obj for obj in world.cluster.all("Job") if obj["metadata"]["name"].startswith("build-")]
+    (calibrator,) = job["spec"]["template"]["spec"]["initContainers"]
+    assert calibrator["name"] == "calibrator"
+
+
+async def test_an_engine_stored_without_a_profile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    doubles_manifest = doubles.make_manifest
+    monkeypatch.setattr(
+        doubles, "make_manifest", lambda engine: replace(doubles_manifest(engine), calibration_failure="no time")
+    )
+    world = World()
+    world.apply()
+    await world.run_until(world.is_ready)
+    (engine,) = world.cluster.all("Engine")
+    ready = next(condition for condition in engine["status"]["conditions"] if condition["type"] == "Ready")
+    assert ready["message"].endswith("It has no profile: no time.")
+    attainable = world.conditions()["SLOAttainable"]
+    assert (attainable["status"], attainable["reason"]) == ("Unknown", "NotMeasured")

@@ -21,7 +21,8 @@ from hotstart.loadtest.prompts import BUILT_IN_PROMPTS
 MODEL = "smollm2"
 REPLICAS_OF_LOAD = 1.3  # the rate, in what a replica can do
 MAX_TOKENS = 16
-PROBES = 6  # lone requests that tell what one of the load's takes
+PROBE_PAUSE_SECONDS = 1.5
+PROBES = 4  # lone requests that tell what one of the load's takes
 DURATION = "60s"
 SLO = "3s"
 HEADLINES = (
@@ -58,7 +59,7 @@ def decide_rate(lone_seconds: float, work: float) -> float:
 def probe(url: str, model: str) -> float:
     """Seconds that a request of the load takes alone, the mean: most are shorter than those of the calibration.
 
-    Half of the time nothing is asked: one request after the other would be all that a replica can do, and scale it up.
+    Most of the time nothing is asked: one request after the other would be all that a replica can do, and scale it up.
     """
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     took = []
@@ -66,7 +67,7 @@ def probe(url: str, model: str) -> float:
         began = time.monotonic()
         client.completions.create(model=model, prompt=prompt, max_tokens=MAX_TOKENS, temperature=0)
         took.append(time.monotonic() - began)
-        time.sleep(took[-1])
+        time.sleep(PROBE_PAUSE_SECONDS)
     return sum(took) / len(took)
 
 
