@@ -7,6 +7,7 @@ converted config.json alone.
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,17 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(path.name for path in first.iterdir()) == ["config.json", "rank0.safetensors", "rank1.safetensors"]
     for path in first.iterdir():
         assert path.read_bytes() == (second / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(("ranks", "stored"), [(1, "bfloat16"), (4, "float32")])
+def test_memory_holds_blocks_and_no_tensor(ranks: int, stored: str, tmp_path: Path) -> None:
+    """An embedding of 100 MB in float32, and a norm's bias that is multiplied with all of it; 50 MB of room."""
+    shape = TinyMptShape(layers=1, width=256, vocab=100_000, bias=True)
+    folder = write_tiny_mpt(tmp_path / "mpt", shape=shape, dtype=stored)
+    tracemalloc.start()
+    try:
+        convert(folder, make_recipe(ranks=ranks))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6

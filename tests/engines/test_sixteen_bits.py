@@ -44,6 +44,13 @@ def test_float32_rounds_to_the_nearest(value: float, wanted: str) -> None:
     assert int(to_bits(np.array([value], np.float32), "F32", wanted)[0]) == nearest(value, wanted)
 
 
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e38, max_value=1e38))
+def test_float64_rounds_once_to_float16_and_by_way_of_float32_to_bfloat16(value: float) -> None:
+    array = np.array([value], np.float64)
+    assert int(to_bits(array, "F64", "F16")[0]) == nearest(value, "F16")
+    assert int(to_bits(array, "F64", "BF16")[0]) == nearest(float(np.float32(value)), "BF16")
+
+
 @given(st.integers(0, 0xFFFE), st.sampled_from(["F16", "BF16"]))
 def test_ties_go_to_the_even_pattern(pattern: int, wanted: str) -> None:
     if (pattern & 0x7FFF) >= INFINITE[wanted] - 1:
