@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -153,6 +154,46 @@ def test_converting_twice_gives_the_same_bytes_and_progress_ends_at_one(tmp_path
     assert len(seen) == len(expected_shapes(checkpoint.facts))
 
 
+def rows_of_one_size(weights: Weights) -> Weights:
+    """The largest value of every row is 4: scales are equal everywhere, weights nowhere."""
+    for name, value in weights.items():
+        if value.ndim == 2 and "wte" not in name:
+            value[:, 0] = 4
+    return weights
+
+
+def layers_twice_as_large(weights: Weights) -> Weights:
+    """The second layer is the first one times two: int8 weights are equal, scales are not."""
+    for name in weights:
+        if "blocks.1." in name:
+            weights[name] = weights[name.replace("blocks.1.", "blocks.0.")] * np.float32(2)
+    return weights
+
+
+def layers_all_alike(weights: Weights) -> Weights:
+    """A network that was made deeper with copies of its layers."""
+    for name in weights:
+        if "blocks" in name:
+            weights[name] = weights["transformer.blocks.0." + name.split(".", 3)[3]]
+    return weights
+
+
+@pytest.mark.parametrize("change", [rows_of_one_size, layers_twice_as_large, layers_all_alike])
+@pytest.mark.parametrize("compute_type", ["default", "float32"])
+def test_tensors_that_are_equal_by_chance_or_by_intent_load(
+    tmp_path: Path, change: Callable[[Weights], Weights], compute_type: str
+) -> None:
+    shape = TinyMptShape(layers=11, bias=True)
+    weights = change(make_tiny_mpt_weights(shape))
+    checkpoint = SafetensorsFolder(write_tiny_mpt(tmp_path / "c", shape=shape, weights=weights))
+    ids = random_ids(3, 50, shape.vocab)
+    expected = make_reference(checkpoint).logits(ids)
+    for recipe, least in ((FLOAT32, 0.99999), (INT8, 0.97)):
+        engine = make_engine(checkpoint, tmp_path / recipe.quantization, recipe)
+        found = logits_of(engine, ids, compute_type)
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > least
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("shape", "named"),
@@ -215,7 +256,8 @@ class TestReplit:
         facts = replace(make_mpt_facts(make_mpt_config(REPLIT)), layers=1)
         checkpoint = FullWidth(facts)
         spec = make_mpt_spec(facts)
-        ctranslate2_mpt.fill_mpt_spec(spec, facts, WeightWriter(checkpoint, True, lambda share: None))
+        writer = WeightWriter(checkpoint, True, lambda share: None)
+        ctranslate2_mpt.fill_mpt_spec(spec, facts, writer)
         layer = spec.decoder.layer[0]
         shapes = {
             "embeddings": (spec.decoder.embeddings, (32768, 3072)),
@@ -233,7 +275,7 @@ class TestReplit:
             assert not norm.beta.any()
         spec.register_vocabulary([f"<{token}>" for token in range(facts.vocab)])
         spec.validate()
-        spec.optimize(quantization=None)
+        writer.alias_duplicates(spec)
         spec.save(str(tmp_path))
         ids = random_ids(1, 24, facts.vocab)
         expected = MptReference(facts, checkpoint.tensor).logits(ids)

@@ -45,7 +45,8 @@ class CTranslate2:
     ) -> None:
         check_recipe(recipe)
         check_converter(checkpoint.facts, recipe)
-        spec = make_filled_spec(checkpoint, quantize=recipe.quantization != "float32", progress=progress)
+        weights = WeightWriter(checkpoint, recipe.quantization != "float32", progress)
+        spec = make_filled_spec(checkpoint, weights)
         tokenizer = parse_tokenizer(checkpoint.tokenizer_json)
         vocabulary = make_vocabulary(tokenizer, checkpoint.facts.vocab)
         spec.register_vocabulary(vocabulary)
@@ -53,7 +54,7 @@ class CTranslate2:
         spec.config.eos_token = vocabulary[checkpoint.eos_ids[0]]
         spec.config.unk_token = ""
         spec.validate()
-        spec.optimize(quantization=None)  # tied embeddings become an alias; quantized already
+        weights.alias_duplicates(spec)
         spec.save(str(folder))
         (folder / TOKENIZER_JSON).write_bytes(checkpoint.tokenizer_json)
         (folder / ENGINE_JSON).write_text(make_engine_json(checkpoint, recipe))
@@ -87,14 +88,13 @@ def check_converter(facts: Facts, recipe: EngineRecipe) -> None:
         )
 
 
-def make_filled_spec(checkpoint: Checkpoint, *, quantize: bool, progress: Progress) -> Any:
+def make_filled_spec(checkpoint: Checkpoint, weights: WeightWriter) -> Any:
     """The network's specification with all its weights.
 
     Raises:
         Terminal: UnsupportedArchitecture, CTranslate2 cannot compute it; CheckpointCorrupt, a weight is NaN or Inf.
     """
     facts = checkpoint.facts
-    weights = WeightWriter(checkpoint, quantize, progress)
     if isinstance(facts, MptFacts):
         spec = make_mpt_spec(facts)
         fill_mpt_spec(spec, facts, weights)

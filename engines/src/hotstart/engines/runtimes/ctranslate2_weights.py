@@ -40,17 +40,31 @@ class WeightWriter:
         self._shapes = expected_shapes(checkpoint.facts)
         self._total = sum(int(np.prod(shape)) for shape in self._shapes.values())
         self._done = 0
+        self._quantized: list[Any] = []
 
     def linear(self, spec: Any, *names: str) -> None:
         """One linear layer (or embedding) of the rows of ``names``, one below the other, with their biases."""
         weight = self.read(names[0]) if len(names) == 1 else np.concatenate([self.read(name) for name in names])
         if self._quantize:
             spec.weight, spec.weight_scale = quantize_rows(weight)
+            self._quantized.append(spec)
         else:
             spec.weight = weight
         biases = [name.removesuffix("weight") + "bias" for name in names]
         if biases[0] in self._shapes:
             spec.bias = np.concatenate([self.read(name) for name in biases])
+
+    def alias_duplicates(self, spec: Any) -> None:
+        """Stores equal tensors of a validated ``spec`` once: tied embeddings, layers that are copies of one another.
+
+        CTranslate2 looks at each tensor by itself. Where a scale equals another layer's and the weight does not, or the
+        other way round, its runtime then misses one of them as it loads; such layers keep what is theirs.
+        """
+        own = [(layer, layer.weight, layer.weight_scale) for layer in self._quantized]
+        spec.optimize(quantization=None)
+        for layer, weight, scale in own:
+            if _owner(layer.weight) != _owner(layer.weight_scale):
+                layer.weight, layer.weight_scale = weight, scale
 
     def read(self, name: str) -> Array:
         """One tensor as it is.
@@ -62,6 +76,11 @@ class WeightWriter:
         self._done += value.size
         self._progress(self._done / self._total)
         return value
+
+
+def _owner(tensor: Any) -> str | None:
+    """The layer that an alias (a name) points into; None for a tensor."""
+    return tensor.rpartition("/")[0] if isinstance(tensor, str) else None
 
 
 def tie_projection(decoder: Any) -> None:
