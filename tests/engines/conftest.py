@@ -93,7 +93,7 @@ class BuilderJobs:
 
     def inspect(self, *, process: bool = False) -> tuple[int, dict[str, Any]]:
         """Runs ``inspect`` to its end: exit code and termination message."""
-        environment, termination = self._make_environment({"HOTSTART_RUNTIME": "ctranslate2"})
+        environment, termination = self._make_environment({"HOTSTART_RUNTIME": self.recipe.toolchain.runtime})
         code = self._start("inspect", environment).wait(END_SECONDS) if process else run_inspect(environment)
         return code, json.loads(termination.read_text())
 

@@ -93,6 +93,7 @@ def test_sizes_are_read_from_what_an_inspection_leaves() -> None:
     facts = {"parameters": 100, "vocab": 10, "hidden": 3, "layers": 2, "kvHeads": 1, "headDim": 4, "intermediate": 12}
     assert NetworkSizes.from_facts(facts) == NetworkSizes(100, 60, 2, 1, 4, 3, 10, 12)
     assert NetworkSizes.from_facts(facts | {"tiedEmbeddings": True}).embedding_parameters == 30
+    assert NetworkSizes.from_facts(facts | {"embeddingParameters": 31}).embedding_parameters == 31
     with pytest.raises(KeyError, match="kvHeads"):
         NetworkSizes.from_facts({name: value for name, value in facts.items() if name != "kvHeads"})
 

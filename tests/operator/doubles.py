@@ -258,6 +258,9 @@ class FakeStore:
     def presign_part(self, object_key, upload_id, number):
         return f"http://store/{object_key}?upload={upload_id}&part={number}"
 
+    def presign_put(self, object_key):
+        return f"http://store/{object_key}?put"
+
     def presign_get(self, object_key):
         return f"http://store/{object_key}"
 

@@ -35,6 +35,7 @@ class ScriptedOperator:
     engine_key: str
     epoch: int = 1
     spoil: Spoil = lambda part: part
+    timing_cache: str = ""  # the object in the store; nothing: a builder that asks gets no answer
     reports: list[BuildReport] = field(default_factory=list)
     answers: BuildRequest = field(default_factory=BuildRequest)
     _client: ExchangeClient | None = None
@@ -82,6 +83,10 @@ class ScriptedOperator:
         return self._client
 
     def _follow(self, report: BuildReport) -> BuildRequest:
+        if report.wants_timing_cache == "get" and self.timing_cache:
+            return BuildRequest(timing_cache_get=self.store.presign_get(self.timing_cache))
+        if report.wants_timing_cache == "put" and self.timing_cache:
+            return BuildRequest(timing_cache_put=self.store.presign_put(self.timing_cache))
         if report.phase is BuildPhase.UPLOADED:
             return self._publish(report)
         new = {file.path: file for file in report.files if not file.upload_id}

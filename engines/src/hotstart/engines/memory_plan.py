@@ -55,10 +55,10 @@ class NetworkSizes:
             KeyError, TypeError, ValueError: a size is missing or no number.
         """
         vocab, hidden = int(facts["vocab"]), int(facts["hidden"])
-        embeddings = vocab * hidden * (1 if facts.get("tiedEmbeddings") else 2)
+        embeddings = facts.get("embeddingParameters") or vocab * hidden * (1 if facts.get("tiedEmbeddings") else 2)
         return cls(
             parameters=int(facts["parameters"]),
-            embedding_parameters=min(embeddings, int(facts["parameters"])),
+            embedding_parameters=min(int(embeddings), int(facts["parameters"])),
             layers=int(facts["layers"]),
             kv_heads=int(facts["kvHeads"]),
             head_dim=int(facts["headDim"]),

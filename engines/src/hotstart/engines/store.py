@@ -61,6 +61,9 @@ class EngineStore(Protocol):
     def presign_get(self, object_key: str) -> str:
         """URL to GET the object from, also in ranges. Makes no request."""
 
+    def presign_put(self, object_key: str) -> str:
+        """URL to PUT a whole object to. Makes no request."""
+
     def complete_upload(self, object_key: str, upload_id: str, etags: Sequence[str], *, size: int) -> None:
         """Puts the parts together; done already is done. Raises where the object is not of ``size`` bytes then."""
 
@@ -162,6 +165,10 @@ class S3EngineStore:
     def presign_get(self, object_key: str) -> str:
         parameters = {"Bucket": self._place.bucket, "Key": object_key}
         return str(self._client.generate_presigned_url("get_object", parameters, ExpiresIn=self._lifetime))
+
+    def presign_put(self, object_key: str) -> str:
+        parameters = {"Bucket": self._place.bucket, "Key": object_key}
+        return str(self._client.generate_presigned_url("put_object", parameters, ExpiresIn=self._lifetime))
 
     def complete_upload(self, object_key: str, upload_id: str, etags: Sequence[str], *, size: int) -> None:
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, start=1)]

@@ -195,6 +195,8 @@ class BuildRequest(Message):
     protocol: int = PROTOCOL
     upload_ids: dict[str, str] = Field(default_factory=dict)  # answers files without one: path -> upload id
     parts: tuple[UploadPart, ...] = ()  # answers ``wants_parts``
+    timing_cache_get: str = ""  # presigned URLs: answer ``wants_timing_cache``
+    timing_cache_put: str = ""
     published: bool = False  # manifest written: the builder may exit 0
     cancel: bool = False
 
@@ -233,6 +235,7 @@ class BuildReport(Message):
     eta_seconds: float | None = None
     files: tuple[BuiltFile, ...] = ()  # from UPLOADING on
     wants_parts: tuple[WantedPart, ...] = ()
+    wants_timing_cache: Literal["", "get", "put"] = ""  # measurements of kernels, for the build alone
     manifest: str = ""  # canonical JSON of the manifest, once UPLOADED
     failure: PodFailure | None = None
     log_tail: tuple[str, ...] = ()

@@ -15,19 +15,23 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from hotstart.engines.build_estimate import make_build_estimate, say_build_estimate
 from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
 from hotstart.engines.builder.conversion import EXPECTATIONS, Conversion, convert, find_conversion
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.prepare import Prepared
-from hotstart.engines.builder.room import full_disk_errors
+from hotstart.engines.builder.room import full_disk_errors, network_sizes
 from hotstart.engines.builder.settings import BuildSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.builder.termination import make_failure
+from hotstart.engines.builder.timing_cache import fetch_timing_cache, put_timing_cache_back
 from hotstart.engines.checkpoints.checkpoint import count_parameters
 from hotstart.engines.errors import EngineError, Reason
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
+from hotstart.engines.runtimes.tensorrt_llm.tool import kill_running
+from hotstart.engines.timing_caches import has_timing_cache
 from hotstart.engines.transfers.upload import upload_engine
 from hotstart.engines.verification import Verification
 from hotstart.engines.verify.verify import Subject, verify_engine
@@ -37,6 +41,7 @@ from hotstart.exchange.server import KeySet, add_exchange, make_app
 log = logging.getLogger(__name__)
 TELL_SECONDS = 10.0  # a failure waits so long for the operator to hear of it
 SHUTDOWN_SECONDS = 2.0
+TOOLS = "tools"  # folder of a build's tools, beside what they are given
 
 #: Called with the port once the exchange is served.
 OnListening = Callable[[int], None]
@@ -52,6 +57,7 @@ async def build(settings: BuildSettings, tail: LogTail, on_listening: OnListenin
         await asyncio.wait({work, cancelled}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             work.cancel()
+            kill_running()
             return PodFailure(
                 reason=Reason.BUILD_FAILED.value, message="The operator cancelled the build.", retryable=False
             )
@@ -97,10 +103,7 @@ def make_engine(settings: BuildSettings, state: BuildState, work: Path, engine: 
     runtime.check_platform(settings.recipe)
     conversion = find_or_convert(settings, state, runtime, work)
     prepared = conversion.prepared
-    if runtime.compiles:
-        state.enter(BuildPhase.BUILDING)
-    with full_disk_errors(engine, 0):
-        runtime.build(conversion.files, settings.recipe, engine, state.set_share, work)
+    compile_engine(settings, state, runtime, conversion, work / TOOLS, engine)
     state.enter(BuildPhase.VERIFYING)
     subject = Subject(
         prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest, settings.recipe, engine
@@ -117,12 +120,36 @@ def make_engine(settings: BuildSettings, state: BuildState, work: Path, engine: 
     return MadeEngine(prepared, verification, calibrated)
 
 
+def compile_engine(
+    settings: BuildSettings, state: BuildState, runtime: Runtime, conversion: Conversion, tools: Path, engine: Path
+) -> None:
+    """The runtime's own step, with the estimate before it and the store's timing cache around it.
+
+    Raises:
+        EngineError: the tool, the machine or the disk.
+    """
+    recipe = settings.recipe
+    tools.mkdir()
+    if runtime.compiles:
+        estimate = make_build_estimate(network_sizes(conversion.prepared.checkpoint.facts), recipe)
+        state.building_seconds = estimate.seconds
+        state.enter(BuildPhase.BUILDING)
+        log.info("build estimated needs=%s", say_build_estimate(estimate))
+    if has_timing_cache(recipe.toolchain):
+        fetch_timing_cache(state, tools)
+    with full_disk_errors(engine, 0):
+        runtime.build(conversion.files, recipe, engine, state.set_share, tools)
+    if has_timing_cache(recipe.toolchain):
+        put_timing_cache_back(state, tools)
+
+
 def find_or_convert(settings: BuildSettings, state: BuildState, runtime: Runtime, work: Path) -> Conversion:
     """The conversion that a container before this one has left, or one of our own in ``work``."""
     found = None if settings.converted is None else find_conversion(settings.converted, settings.engine_key)
     if found is None:
         return convert(settings, state, runtime, work)
     state.checkpoint_bytes = found.prepared.choice.size
+    state.began -= found.seconds  # the build began with the container before this one
     return found
 
 

@@ -23,6 +23,7 @@ from hotstart.engines.builder.termination import (
     make_result_message,
 )
 from hotstart.engines.errors import EngineError, Reason, Terminal
+from hotstart.engines.runtimes.tensorrt_llm.tool import kill_running
 from hotstart.exchange.messages import PodFailure
 
 log = logging.getLogger(__name__)
@@ -118,4 +119,5 @@ def _end_failed(environment: Mapping[str, str], failure: PodFailure) -> int:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
+    kill_running()
     os._exit(EXIT_SIGTERM)

@@ -35,6 +35,7 @@ class Position:
     checkpoint_bytes: int
     phase_began: float
     began: float
+    building_seconds: float = 0.0  # usual for the build step; 0 where the conversion is the engine
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def decide_outlook(position: Position, now: float) -> Outlook:
         return Outlook(0, None)
     if position.phase is BuildPhase.UPLOADED:
         return Outlook(100, 0.0)
-    usual = usual_seconds(position.checkpoint_bytes)
+    usual = usual_seconds(position.checkpoint_bytes, position.building_seconds)
     at = ORDER.index(position.phase)
     share = min(max(position.share, 0.0), 1.0)
     done = sum(usual[:at]) + share * usual[at]
@@ -59,9 +60,10 @@ def decide_outlook(position: Position, now: float) -> Outlook:
     return Outlook(percent, _seconds_left(position, usual, at, share, now))
 
 
-def usual_seconds(size: int) -> list[float]:
+def usual_seconds(size: int, building_seconds: float = 0.0) -> list[float]:
     """What each phase usually takes for a checkpoint of so many bytes, in order."""
-    return [USUAL_SECONDS_PER_MIB[phase] * size / MIB + FIXED_SECONDS.get(phase, 0.0) for phase in ORDER]
+    fixed = FIXED_SECONDS | {BuildPhase.BUILDING: building_seconds}
+    return [USUAL_SECONDS_PER_MIB[phase] * size / MIB + fixed.get(phase, 0.0) for phase in ORDER]
 
 
 def _seconds_left(position: Position, usual: list[float], at: int, share: float, now: float) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hotstart.engines.architectures import CTRANSLATE2
 from hotstart.engines.build_estimate import make_build_estimate
-from hotstart.engines.checkpoints.checkpoint import Facts, count_parameters
+from hotstart.engines.checkpoints.checkpoint import Facts, count_embedding_parameters, count_parameters
 from hotstart.engines.checkpoints.source import make_disk_full
 from hotstart.engines.errors import Reason, Retryable
 from hotstart.engines.memory_plan import NetworkSizes
@@ -20,7 +20,8 @@ OVERHEAD = 1.05  # vocabulary, tokenizer and scales beside the weights
 
 def network_sizes(facts: Facts) -> NetworkSizes:
     """The sizes that memory plan and estimate take."""
-    return NetworkSizes.from_facts(facts.to_json() | {"parameters": count_parameters(facts)})
+    counts = {"parameters": count_parameters(facts), "embeddingParameters": count_embedding_parameters(facts)}
+    return NetworkSizes.from_facts(facts.to_json() | counts)
 
 
 def needed_bytes(recipe: EngineRecipe, facts: Facts) -> int:

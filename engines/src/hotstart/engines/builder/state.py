@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.progress import Position, decide_outlook
@@ -32,6 +34,7 @@ class BuildState:
         self._phase = (BuildPhase.STARTING, self.began)
         self.share = 0.0
         self.checkpoint_bytes = 0
+        self.building_seconds = 0.0  # estimate for the build step, where it is work of its own
         self.files: dict[str, BuiltFile] = {}
         self.manifest = ""
         self.failure: PodFailure | None = None
@@ -42,6 +45,9 @@ class BuildState:
         self._parts: tuple[Part, ...] = ()
         self._urls: dict[tuple[str, int], str] = {}
         self._etags: dict[tuple[str, int], str] = {}
+        self._timing_wanted: Literal["", "get", "put"] = ""
+        self._timing_url = ""
+        self._timing_told = threading.Event()
 
     def enter(self, phase: BuildPhase) -> None:
         """Begins the next phase; from any thread."""
@@ -81,10 +87,26 @@ class BuildState:
         for part in request.parts:
             if (part.path, part.number) in known and (part.path, part.number) not in self._etags:
                 self._urls[part.path, part.number] = part.url
+        wanted = request.timing_cache_put if self._timing_wanted == "put" else request.timing_cache_get
+        if self._timing_wanted and wanted:
+            self._timing_url = wanted
+            self._timing_told.set()
         if request.published and self.phase is BuildPhase.UPLOADED:
             self.published.set()
         if request.cancel:
             self.cancelled.set()
+
+    def ask_timing_cache(self, what: Literal["get", "put"], patience: float) -> str:
+        """A presigned URL of the timing cache, or nothing where the operator is silent for ``patience`` seconds.
+
+        Called by the thread that builds; blocks.
+        """
+        self._timing_url = ""
+        self._timing_told.clear()
+        self._timing_wanted = what
+        self._timing_told.wait(patience)
+        self._timing_wanted = ""
+        return self._timing_url
 
     async def url_for(self, part: Part) -> str:
         """The presigned URL of a part; waits until the operator has sent it."""
@@ -113,7 +135,9 @@ class BuildState:
     def report(self) -> BuildReport:
         """The report as things stand."""
         phase, phase_began = self._phase
-        position = Position(phase, self.share, self.checkpoint_bytes, phase_began, self.began)
+        position = Position(
+            phase, self.share, self.checkpoint_bytes, phase_began, self.began, building_seconds=self.building_seconds
+        )
         outlook = decide_outlook(position, self._clock())
         begun = {path for path, file in self.files.items() if file.upload_id}
         uploading = phase is BuildPhase.UPLOADING
@@ -125,6 +149,7 @@ class BuildState:
             eta_seconds=outlook.eta_seconds,
             files=tuple(self.files.values()),
             wants_parts=decide_wanted(self._parts, begun=begun, held=self._held()) if uploading else (),
+            wants_timing_cache=self._timing_wanted,
             manifest=self.manifest,
             failure=self.failure,
             log_tail=self._tail.lines() if self.failure is not None else (),

@@ -14,10 +14,11 @@ TOKENIZER_JSON = "tokenizer.json"
 def make_engine_json(checkpoint: Checkpoint, recipe: EngineRecipe) -> str:
     """The text. ``context_length`` is the engine's own where it is built for fewer tokens than the network."""
     runtime, context = recipe.toolchain.runtime, checkpoint.facts.context_length
+    built_for = context if runtime == "ctranslate2" else recipe.limits.sequence_tokens
     value = {
         "runtime": runtime,
         "architecture": checkpoint.facts.architecture,
-        "context_length": context if runtime == "ctranslate2" else min(context, recipe.limits.sequence_tokens),
+        "context_length": min(context, built_for) if context else built_for,  # 0: the config does not say
         "eos_ids": list(checkpoint.eos_ids),
         "bos_id": checkpoint.bos_id,
         "vocab_size": checkpoint.facts.vocab,

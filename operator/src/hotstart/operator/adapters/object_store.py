@@ -80,6 +80,10 @@ class ThreadedStore:
         """URL to GET an object from."""
         return self._store.presign_get(object_key)
 
+    def presign_put(self, object_key: str) -> str:
+        """URL to PUT a whole object to."""
+        return self._store.presign_put(object_key)
+
     async def _run(self, call: Callable[[], ResultT]) -> ResultT:
         try:
             return await asyncio.to_thread(call)

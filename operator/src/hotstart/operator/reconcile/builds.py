@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, parse_manifest
+from hotstart.engines.timing_caches import timing_cache_path
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, UploadPart
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
-from hotstart.operator.api import Reason
+from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import make_pod_facts
 from hotstart.operator.core.jobs import Failure
@@ -48,7 +49,6 @@ class BuildServer:
         raw = self.observed.get("Engine", facts.namespace, name)
         if raw is None or not facts.ip or facts.phase != "Running":
             return
-        key = raw["spec"]["key"]
         for _ in range(ROUNDS):
             request = self._requests.pop(facts.uid, BuildRequest())
             address = f"{bracket(facts.ip)}:{PORT_AGENT}"
@@ -59,7 +59,7 @@ class BuildServer:
             if request.published:
                 return
             try:
-                answer = await self._answer(facts.namespace, key, report)
+                answer = await self._answer(facts.namespace, raw, report)
             except (HotstartError, BadManifest) as error:
                 log.warning("build cannot go on engine=%s phase=%s error=%s", name, report.phase, error)
                 self._note_failure(Key("Engine", facts.namespace, name), error)
@@ -95,9 +95,12 @@ class BuildServer:
             self.memory.upload_failures[place] = failure
         self.queue.add(key)
 
-    async def _answer(self, namespace: str, key: str, report: BuildReport) -> BuildRequest | None:
-        """What to tell the builder next; None where it wants nothing."""
-        prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), key)
+    async def _answer(self, namespace: str, raw: dict[str, Any], report: BuildReport) -> BuildRequest | None:
+        """What to tell the builder of the Engine ``raw`` next; None where it wants nothing."""
+        key, uid = raw["spec"]["key"], await namespace_uid(self.cluster, self.memory, namespace)
+        prefix = engine_prefix(uid, key)
+        if report.wants_timing_cache:
+            return self._presign_timing_cache(uid, raw, report)
         if report.phase is BuildPhase.UPLOADED:
             await self._publish(prefix, key, report)
             return BuildRequest(published=True)
@@ -117,6 +120,14 @@ class BuildServer:
             if (upload_id := known.get(part.path) or ids.get(part.path))
         )
         return BuildRequest(upload_ids=ids, parts=parts) if ids or parts else None
+
+    def _presign_timing_cache(self, uid: str, raw: dict[str, Any], report: BuildReport) -> BuildRequest:
+        """Where the timing cache of the Engine's toolchain and GPU is, or will be; each namespace has its own."""
+        recipe = Engine.from_api(raw).spec.recipe.to_engine_recipe()
+        path = timing_cache_path(uid, recipe.toolchain, recipe.platform)
+        if report.wants_timing_cache == "get":
+            return BuildRequest(timing_cache_get=self.store.presign_get(path))
+        return BuildRequest(timing_cache_put=self.store.presign_put(path))
 
     async def _publish(self, prefix: str, key: str, report: BuildReport) -> None:
         """Completes the uploads, checks every size, and writes the manifest last.

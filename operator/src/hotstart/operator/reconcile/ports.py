@@ -135,5 +135,8 @@ class Store(Protocol):
     def presign_part(self, object_key: str, upload_id: str, number: int) -> str:
         """URL to PUT a part to."""
 
+    def presign_put(self, object_key: str) -> str:
+        """URL to PUT a whole object to."""
+
     def presign_get(self, object_key: str) -> str:
         """URL to GET an object from."""

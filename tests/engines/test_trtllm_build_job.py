@@ -1,0 +1,170 @@
+"""A TensorRT-LLM build from end to end: convert and build as processes, played tools, a real store and exchange.
+
+What is played: ``trtllm-build``, ``nvidia-smi`` and the engine itself (numpy in the GPU's place). What is real: the MPT
+conversion, verification, the upload, the timing cache's way through the operator's presigned URLs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hotstart.engines.builder.log_tail import LogTail
+from hotstart.engines.builder.state import BuildState
+from hotstart.engines.builder.timing_cache import fetch_timing_cache, put_timing_cache_back
+from hotstart.engines.manifest import parse_manifest
+from hotstart.engines.recipe import EngineLimits
+from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
+from hotstart.exchange.messages import BuildPhase, BuildRequest
+
+from tests.engines.test_trtllm_runtime import MPT
+from tests.engines.trtllm_world import make_world
+from tests.support.pod import until
+from tests.support.tiny_mpt import write_tiny_mpt
+
+pytestmark = pytest.mark.integration
+CACHE = "timing-caches/ours/name"
+
+
+@pytest.fixture
+def jobs(builder_jobs: Any, tmp_path: Path) -> Any:
+    """Jobs of a tiny MPT checkpoint whose two containers share a scratch volume."""
+    checkpoint = write_tiny_mpt(tmp_path / "tiny")
+    builder_jobs.upload(checkpoint)
+    (tmp_path / "scratch").mkdir()
+    environment = make_world(checkpoint=str(checkpoint)) | {
+        "HOTSTART_SCRATCH": str(tmp_path / "scratch"),
+        "HOTSTART_CONVERTED": str(tmp_path / "scratch" / "converted"),
+    }
+    recipe = replace(MPT, limits=EngineLimits(8, 192, 256))
+    return builder_jobs.with_(recipe=recipe, environment=environment)
+
+
+def inspected(jobs: Any) -> dict[str, Any]:
+    code, found = jobs.inspect(process=True)
+    assert code == 0, found
+    return found
+
+
+async def test_a_checkpoint_becomes_engines_in_two_containers(jobs: Any) -> None:
+    found = inspected(jobs)
+    assert jobs.start_convert(found).wait(60) == 0
+    builder = jobs.build(found, process=True)
+    operator = jobs.operator(builder, timing_cache=CACHE)
+    report = await operator.publish()
+    assert report.phase is BuildPhase.UPLOADED, report.failure
+    assert await builder.wait() == (0, {})
+    manifest = parse_manifest(jobs.engines.get_manifest(operator.prefix) or "", key=builder.engine_key)
+    files = {file.path for file in manifest.files}
+    assert {"rank0.engine", "config.json", "tokenizer.json", "engine.json", "golden.json"} <= files
+    assert manifest.verification is not None
+    assert manifest.verification.agreed == manifest.verification.compared > 0
+    phases = [report.phase for report in operator.reports]
+    assert BuildPhase.BUILDING in phases
+    assert not {BuildPhase.DOWNLOADING, BuildPhase.CONVERTING} & set(phases)
+    percents = [report.percent for report in operator.reports]
+    assert percents == sorted(percents)
+    kept = jobs.store.client().get_object(Bucket=jobs.engine_bucket, Key=CACHE)["Body"].read()
+    assert kept == b"timed "
+
+
+async def test_the_next_build_begins_with_the_timing_cache(jobs: Any) -> None:
+    jobs.store.client().put_object(Bucket=jobs.engine_bucket, Key=CACHE, Body=b"before ")
+    builder = jobs.build(inspected(jobs), process=True)
+    report = await jobs.operator(builder, timing_cache=CACHE).publish()
+    assert report.phase is BuildPhase.UPLOADED, report.failure
+    assert await builder.wait() == (0, {})
+    assert jobs.store.client().get_object(Bucket=jobs.engine_bucket, Key=CACHE)["Body"].read() == b"before timed "
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "reason", "words"),
+    [
+        ({"trtllm": "die"}, 1, "OutOfMemory", "trtllm-build was killed (exit 137)"),
+        ({"gpus": "NVIDIA L4, 8.9, 23034, 590.44.01"}, 64, "AcceleratorMismatch", "sees 1 NVIDIA-L4 (SM 89"),
+        ({"llm": "wrong"}, 64, "VerificationFailed", "The engine was built, but"),
+        ({"llm": "broken"}, 64, "VerificationFailed", "Failed to deserialize cuda engine"),
+    ],
+    ids=str,
+)
+async def test_a_build_that_fails_says_why_and_leaves_no_engine(
+    jobs: Any, what: dict[str, str], code: int, reason: str, words: str
+) -> None:
+    found = inspected(jobs)
+    builder = jobs.with_(environment=jobs.environment | make_world(**what)).build(found, process=True)
+    operator = jobs.operator(builder, timing_cache=CACHE)
+    report = await operator.publish()
+    assert report.failure is not None
+    assert report.failure.reason == reason, report.failure
+    assert words in report.failure.message
+    assert (await builder.wait())[0] == code
+    assert jobs.engines.get_manifest(operator.prefix) is None
+    if "trtllm" in what:
+        assert any("tool said tool=trtllm-build" in line for line in report.log_tail)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "SIGTERM"])
+async def test_a_build_that_is_ended_takes_its_tools_with_it(jobs: Any, tmp_path: Path, how: str) -> None:
+    found = inspected(jobs)
+    hanging = jobs.with_(environment=jobs.environment | make_world(trtllm="hang"))
+    builder = hanging.build(found, process=True)
+    operator = hanging.operator(builder, timing_cache=CACHE)
+    await operator.run(until=lambda report: report.phase is BuildPhase.BUILDING and not report.wants_timing_cache)
+    pids: list[int] = []
+
+    async def hangs() -> bool:
+        await operator.run(until=lambda report: True)
+        pids.extend(int(path.read_text()) for path in tmp_path.rglob("worker.pid") if path.read_text())
+        return bool(pids)
+
+    await until(hangs, "the tool's worker")
+    if how == "SIGTERM":
+        builder.process.send_signal(signal.SIGTERM)
+    else:
+        operator.answers = BuildRequest(cancel=True)
+        await operator.run(until=lambda report: True)
+    assert (await builder.wait())[0] == (143 if how == "SIGTERM" else 64)
+
+    async def gone() -> bool:
+        stat = Path(f"/proc/{pids[0]}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    await until(gone, "the worker's end")
+
+
+class Answers(BuildState):
+    """Gives one URL whenever it is asked for one."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__("uid", "key", LogTail())
+        self._url = url
+
+    def ask_timing_cache(self, what: str, patience: float) -> str:
+        return self._url
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9/nobody", "no url", "{missing}"])
+def test_a_timing_cache_that_cannot_be_had_fails_nothing(jobs: Any, tmp_path: Path, url: str) -> None:
+    place = url.format(missing=jobs.engines.presign_get("timing-caches/no/such"))
+    assert fetch_timing_cache(Answers(place), tmp_path) is False
+    assert not (tmp_path / TIMING_CACHE).exists()
+    (tmp_path / NEW_TIMING_CACHE).write_bytes(b"new")
+    assert put_timing_cache_back(Answers(place), tmp_path) is False
+
+
+def test_a_timing_cache_that_has_not_changed_is_not_put_again(tmp_path: Path) -> None:
+    for name in (TIMING_CACHE, NEW_TIMING_CACHE):
+        (tmp_path / name).write_bytes(b"same")
+    assert put_timing_cache_back(Answers("http://127.0.0.1:9/"), tmp_path) is False
+    os.truncate(tmp_path / NEW_TIMING_CACHE, 0)
+    assert put_timing_cache_back(Answers("http://127.0.0.1:9/"), tmp_path) is False
+
+
+def test_an_operator_that_is_silent_is_not_waited_for_long() -> None:
+    state = BuildState("uid", "key", LogTail())
+    assert state.ask_timing_cache("get", 0.01) == ""
+    assert state.report().wants_timing_cache == ""
