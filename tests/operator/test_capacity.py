@@ -20,6 +20,7 @@ from hotstart.operator.core.capacity import (
     parse_quantity,
     read_profile,
 )
+from hotstart.operator.core.facts import make_pod_facts
 from hotstart.operator.core.scale import Fleet, ScaleState, decide_scale
 from hotstart.operator.core.verdicts import judge_attainable
 from hotstart.operator.core.window import Window, add_seconds
@@ -303,6 +304,31 @@ def test_the_calibrator_has_a_replica_s_limits_the_scratch_and_no_secret() -> No
     assert [mount["name"] for mount in calibrator["volumeMounts"]] == ["scratch"]
     assert calibrator["env"][0] in pod["containers"][0]["env"]
     assert "initContainers" not in JOB["spec"]["template"]["spec"]
+
+
+def test_what_befalls_the_calibrator_is_not_the_build_s_failure() -> None:
+    killed = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:09Z"}
+    waiting = {"reason": "CrashLoopBackOff", "message": "back-off"}
+    done = {"exitCode": 0, "reason": "Completed", "finishedAt": "2026-01-01T00:00:05Z"}
+    pod = {
+        "metadata": {"name": "build-x", "labels": {}},
+        "status": {
+            "phase": "Running",
+            "initContainerStatuses": [
+                {
+                    "name": "calibrator",
+                    "restartCount": 3,
+                    "state": {"waiting": waiting},
+                    "lastState": {"terminated": killed},
+                }
+            ],
+            "containerStatuses": [{"name": "builder", "restartCount": 0, "state": {"terminated": done}}],
+        },
+    }
+    facts = make_pod_facts(pod)
+    assert facts.trouble is None
+    assert facts.exit is not None and (facts.exit.container, facts.exit.code) == ("builder", 0)
+    assert facts.restarts == 0
 
 
 def test_a_build_on_a_gpu_calibrates_by_itself() -> None:

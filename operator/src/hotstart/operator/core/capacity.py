@@ -17,6 +17,7 @@ from hotstart.engines.profile import (
     LonePoint,
     Profile,
     concurrency_within,
+    lone_latency,
     sustained_work,
     usable_cpus,
 )
@@ -68,7 +69,8 @@ def decide_capacity(spec: CompletionModelSpec, status: ProfileStatus | None) -> 
     """The capacity of a replica of this spec whose engine has this profile."""
     profile = None if status is None else read_profile(status)
     misfit = find_misfit(spec, profile)
-    lone = profile.lone[0].latency_ms if profile is not None and not misfit else None
+    longest = (spec.engine.limits.input_tokens, spec.serving.max_new_tokens)
+    lone = lone_latency(profile, *longest) if profile is not None and not misfit else None
     misses = lone is not None and lone > spec.slo.latency.milliseconds
     said = spec.scaling.concurrency_per_replica
     if said is not None:
