@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hotstart.engines.recipe import EngineRecipe
+from hotstart.engines.recipe import FULL, EngineRecipe
 
 KEY_FORMAT = 1  # raised only if the canonical form itself changes: every key changes with it
 NAME_LENGTH = 40
@@ -38,12 +38,15 @@ def make_checkpoint_digest(file_digests: Iterable[str]) -> str:
 def key_inputs(checkpoint_digest: str, recipe: EngineRecipe) -> dict[str, Any]:
     """The inputs of the key as plain JSON; it also stands in the manifest, so that a miss can be explained.
 
-    An engine of ctranslate2 is built for no limits: they bound serving only and are left out of its key.
+    An engine of ctranslate2 is built for no limits: they bound serving only and are left out of its key. ``rebuild``
+    stands in it only where it is not the default, so that keys of before stay what they are.
     """
     recipe_inputs = recipe.to_dict()
     recipe_inputs["toolchain"]["libraries"] = sorted(map(list, recipe.toolchain.libraries))
     if recipe.toolchain.runtime == "ctranslate2":
         del recipe_inputs["limits"]
+    if recipe.rebuild == FULL:
+        del recipe_inputs["rebuild"]
     return {"format": KEY_FORMAT, "checkpoint": checkpoint_digest, "recipe": recipe_inputs}
 
 

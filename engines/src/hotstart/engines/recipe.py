@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+FULL, REFIT = "Full", "Refit"  # how new weights become an engine
+
 
 @dataclass(frozen=True)
 class Toolchain:
@@ -46,6 +48,7 @@ class EngineRecipe:
     tensor_parallel: int = 1
     limits: EngineLimits = field(default_factory=EngineLimits)
     platform: Platform = field(default_factory=Platform)
+    rebuild: str = FULL  # REFIT: new weights of the same network go into an engine that stands
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for the key, the manifest and a builder's environment."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from hotstart.engines.recipe import EngineRecipe
 from hotstart.operator.api.base import ApiModel, Kind, Rule, StatusModel, rules
 from hotstart.operator.api.conditions import Condition
-from hotstart.operator.api.model_spec import Accelerator, Checkpoint, Dtype, Limits, Quantization, Runtime
+from hotstart.operator.api.model_spec import Accelerator, Checkpoint, Dtype, Limits, Quantization, Rebuild, Runtime
 from hotstart.operator.api.scalars import Sha256, Timestamp
 from hotstart.operator.api.status import CONDITIONS_LIST, Sentence
 from pydantic import ConfigDict, Field
@@ -80,6 +80,9 @@ class Recipe(ApiModel):
     tensor_parallel: Annotated[int, Field(ge=1, le=8, description="GPUs that one replica is split over (GPUs).")] = 1
     limits: Annotated[Limits, Field(description="Sizes that the engine is built for.")]
     platform: Annotated[Platform, Field(description="The machine that the engine is made for.")] = Platform()
+    rebuild: Annotated[Rebuild, Field(description="How new weights of the same network become an engine.")] = (
+        Rebuild.FULL
+    )
 
     @classmethod
     def from_engine_recipe(cls, recipe: EngineRecipe) -> Recipe:

@@ -48,6 +48,13 @@ class Quantization(StrEnum):
     FLOAT32 = "float32"
 
 
+class Rebuild(StrEnum):
+    """How new weights of the same network become an engine."""
+
+    FULL = "Full"
+    REFIT = "Refit"
+
+
 class RolloutStrategy(StrEnum):
     """How pods of a new revision replace those of the old one."""
 
@@ -182,6 +189,12 @@ class EngineSettings(ApiModel):
                 ".accelerator",
             ),
             Rule(
+                "refit-fits-engine",
+                "self.rebuild == 'Full' || (self.runtime == 'tensorrt_llm' && self.quantization == 'none')",
+                "Refit is for tensorrt_llm without quantization: leave rebuild out or set Full",
+                ".rebuild",
+            ),
+            Rule(
                 "mig-is-one-gpu",
                 "!has(self.accelerator) || !has(self.accelerator.migProfile) || self.tensorParallel == 1",
                 "a MIG partition is part of one GPU: tensorParallel must be 1 with accelerator.migProfile",
@@ -215,6 +228,14 @@ class EngineSettings(ApiModel):
         Accelerator | None,
         Field(description="GPU to build for and run on; required for tensorrt_llm, refused for ctranslate2."),
     ] = None
+    rebuild: Annotated[
+        Rebuild,
+        Field(
+            description="How new weights become an engine. Full: the network is compiled anew. Refit: weights of the "
+            "same network go into an engine that stands (trtllm-refit), which takes a fraction of the time and may "
+            "fail its verification; then nothing is served and Full is the way."
+        ),
+    ] = Rebuild.FULL
 
     @property
     def recipe_dtype(self) -> Dtype:

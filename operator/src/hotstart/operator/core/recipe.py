@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hotstart.engines import toolchains
-from hotstart.engines.accelerators import AcceleratorFacts, find_accelerator, find_refusal, known_mig_profiles
+from hotstart.engines.accelerators import (
+    AcceleratorFacts,
+    find_accelerator,
+    find_refusal,
+    known_mig_profiles,
+    make_platform,
+)
 from hotstart.engines.accelerators import known_products as known_gpus
 from hotstart.engines.build_estimate import HOST_BASE, HOST_TIMES_WEIGHTS, make_build_estimate
 from hotstart.engines.errors import Terminal
@@ -116,13 +122,7 @@ def make_recipe(spec: CompletionModelSpec, toolchain: Toolchain, gpu: Accelerato
         tensor_parallel=engine.tensor_parallel,
         limits=EngineLimits(engine.limits.batch_size, engine.limits.input_tokens, engine.limits.sequence_tokens),
         platform=Platform() if gpu is None else make_platform(gpu),
-    )
-
-
-def make_platform(gpu: AcceleratorFacts) -> Platform:
-    """The GPU as the key has it."""
-    return Platform(
-        cpu_architecture=gpu.cpu_architecture, gpu_product=gpu.product, gpu_sm=gpu.key_sm, gpu_memory=gpu.key_memory
+        rebuild=str(engine.rebuild),
     )
 
 

@@ -44,6 +44,15 @@ from hotstart.engines.runtimes.tensorrt_llm.build_command import (
 )
 from hotstart.engines.runtimes.tensorrt_llm.engine_config import find_differences
 from hotstart.engines.runtimes.tensorrt_llm.progress import BuildProgress, advance
+from hotstart.engines.runtimes.tensorrt_llm.refit import (
+    BASE,
+    PLAN,
+    PLAN_PREFIX,
+    REFIT_TOOL,
+    is_refit,
+    make_refit_command,
+    make_strip_command,
+)
 from hotstart.engines.runtimes.tensorrt_llm.tool import run_tool
 from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.toolchains import AS_IT_IS, QUANTIZE
@@ -51,6 +60,7 @@ from hotstart.engines.verify.scorer import Scorer
 
 log = logging.getLogger(__name__)
 CHECKPOINT, MODEL, BESIDE = "checkpoint", "model", "beside"
+COMPILE_SHARE = 0.9  # of the build step, where a plan is compiled and then refitted
 QUANTIZE_SHARE = 0.4  # of the build step, where the checkpoint is calibrated first
 
 
@@ -108,9 +118,11 @@ class TensorRTLLM:
             timing_cache_out=str(work / NEW_TIMING_CACHE),
             timing_cache_in=str(work / TIMING_CACHE) if had else "",
         )
-        compile_engine(
-            make_build_command(recipe, places), recipe, engine, work, lambda p: progress(before + (1 - before) * p)
-        )
+        if is_refit(recipe):
+            refit_engine(recipe, places, engine, work, progress)
+        else:
+            command = make_build_command(recipe, places)
+            compile_engine(command, recipe, engine, work, lambda p: progress(before + (1 - before) * p))
         for file in sorted((converted / BESIDE).iterdir()):
             shutil.move(file, engine / file.name)
 
@@ -186,6 +198,30 @@ def compile_engine(command: Command, recipe: EngineRecipe, engine: Path, work: P
             path.unlink()
     check_config(engine / CONFIG, recipe)
     log.info("engine compiled host_peak_gib=%.1f gpu_peak_gib=%.1f", state.host_peak / GIB, state.gpu_peak / GIB)
+    progress(1.0)
+
+
+def refit_engine(recipe: EngineRecipe, places: BuildPlaces, engine: Path, work: Path, progress: Progress) -> None:
+    """The weights into the stripped plan of another engine, or into one that is compiled here; the plan stays with it.
+
+    Raises:
+        EngineError: a tool fails, or leaves less than an engine.
+    """
+    plan = work / BASE
+    if not plan.is_dir():
+        plan = work / PLAN
+        plan.mkdir()
+        command = make_strip_command(recipe, replace(places, output=str(plan)))
+        compile_engine(command, recipe, plan, work, lambda share: progress(COMPILE_SHARE * share))
+    log.info("engine refitted plan=%s", plan.name)
+    command = make_refit_command(recipe, str(plan), places.checkpoint, str(engine))
+    run_tool(command, work, lambda line: None)
+    if not (engine / CONFIG).exists():
+        shutil.copyfile(plan / CONFIG, engine / CONFIG)
+    check_files(engine, command.files, REFIT_TOOL)
+    check_config(engine / CONFIG, recipe)
+    for name in command.files:
+        shutil.copyfile(plan / name, engine / f"{PLAN_PREFIX}{name}")
     progress(1.0)
 
 
