@@ -1,7 +1,8 @@
 """A stand-in for ``torch.ops.trtllm.symmetric_quantize_last_axis_of_batched_matrix``, which needs TensorRT-LLM.
 
-It does the documented arithmetic (one scale for each output, amax / 127 or amax / 7) and returns the documented shapes,
-but leaves the bytes in plain order where the real one interleaves them for its kernels.
+It rounds symmetrically with one scale for each output (the largest magnitude / 127, or / 7; the real one may divide by
+another number), and returns the shapes and types of the real one, but leaves the bytes in plain order where that one
+interleaves them for its kernels.
 """
 
 from __future__ import annotations
