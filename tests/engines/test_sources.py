@@ -179,6 +179,25 @@ def folder_source(folder: Path, root: Path) -> Source:
     return open_source(FolderPlace(f"pvc://models/{folder.name}", folder, root), StorePlace(""), HubAccess())
 
 
+def test_a_file_that_is_used_where_it_lies_must_stay_what_it_was(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "mount/code")
+    (tmp_path / "target").mkdir()
+    prepared = prepare(
+        folder_source(folder, tmp_path / "mount"), tmp_path / "target", SERVING,
+        on_choice=lambda size: None, on_bytes=lambda count: None, heads_only=False, runtime="ctranslate2",
+    )  # fmt: skip
+    assert (tmp_path / "target/model.safetensors").is_symlink()
+    prepared.check_unchanged()
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1] + b"x")
+    with pytest.raises(Retryable, match=r"model\.safetensors of pvc://models/code was replaced") as failure:
+        prepared.check_unchanged()
+    assert failure.value.reason is Reason.CHECKPOINT_CHANGED
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Retryable, match="was replaced"):
+        prepared.check_unchanged()
+
+
 def test_links_of_a_claim_lead_anywhere_in_it_and_not_out_of_it(tmp_path: Path) -> None:
     mount = tmp_path / "mount"
     (mount / "blobs").mkdir(parents=True)

@@ -44,7 +44,7 @@ def serve_hub(hub: Hub) -> Iterator[Hub]:
     """Serves ``hub`` on two free ports until the block ends."""
     servers = [_make_server(hub), _make_server(hub)]
     hub.address, hub.network = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    threads = [threading.Thread(target=server.serve_forever) for server in servers]
+    threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in servers]
     for thread in threads:
         thread.start()
     try:

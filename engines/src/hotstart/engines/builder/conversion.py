@@ -98,6 +98,7 @@ def convert(settings: ConversionSettings, state: BuildState, runtime: Runtime, f
     state.enter(BuildPhase.CONVERTING)
     with full_disk_errors(files, needed):
         runtime.convert(prepared.checkpoint, settings.recipe, files, state.set_share, source)
+    prepared.check_unchanged()
     return Conversion(prepared, files, round(time.monotonic() - began, 1))
 
 

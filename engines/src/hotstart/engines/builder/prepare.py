@@ -37,12 +37,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checkpoint on disk that fits the serving options, and the digests of what was read."""
+    """A checkpoint on disk that fits the serving options, and the digests of what was read.
+
+    ``source`` is None where the checkpoint was read by another process.
+    """
 
     checkpoint: Checkpoint
     choice: Choice
     checkpoint_digest: str
     tokenizer_digest: str
+    source: Source | None = None
+
+    def check_unchanged(self) -> None:
+        """To be called when all weights have been read: files that are used where they lie may have been replaced.
+
+        Raises:
+            Retryable: CheckpointChanged.
+        """
+        for chosen in self.choice.files if self.source is not None else ():
+            self.source.check_unchanged(chosen.file)
 
 
 def choose(source: Source, folder: Path, digests: dict[str, str]) -> Choice:
@@ -97,6 +110,7 @@ def prepare(
         choice=choice,
         checkpoint_digest=digest_of(choice.files, digests),
         tokenizer_digest=hashlib.sha256(checkpoint.tokenizer_json).hexdigest(),
+        source=source,
     )
 
 

@@ -54,6 +54,12 @@ class FolderSource:
     def local_path(self, file: ListedFile) -> Path | None:
         return self._path(file)
 
+    def check_unchanged(self, file: ListedFile) -> None:
+        try:
+            self._check_same(file, self._path(file).stat())
+        except FileNotFoundError as error:
+            raise self._changed(file) from error
+
     def _path(self, file: ListedFile) -> Path:
         """The file itself, behind any links; those must not lead out of the claim."""
         path = (self._place.folder / file.name).resolve()

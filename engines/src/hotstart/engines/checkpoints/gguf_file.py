@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+from hotstart.engines.architectures import GGUF_ARCHITECTURES
 from hotstart.engines.checkpoints.checkpoint import EMBEDDINGS, FINAL_NORM, PROJECTION, Array, ModelFacts, Shape
 from hotstart.engines.checkpoints.gguf_head import GgufTensor, read_head
 from hotstart.engines.checkpoints.llama_config import check_sizes, make_rope_scaling
@@ -77,15 +78,17 @@ class GgufFile:
 
     def _make_facts(self) -> ModelFacts:
         architecture = self._field("general.architecture", "none")
-        if architecture != "llama" or self._field("llama.expert_count", 0):
-            name = f"{architecture} with experts" if architecture == "llama" else architecture
+        known = GGUF_ARCHITECTURES.get(architecture)
+        if known is None or self._field("llama.expert_count", 0):
+            name = architecture if known is None else f"{architecture} with experts"
             raise Terminal(
                 Reason.UNSUPPORTED_ARCHITECTURE,
-                f"{self._path.name}: the GGUF's architecture is {name}; known is llama without experts.",
+                f"{self._path.name}: the GGUF's architecture is {name}; known is {', '.join(GGUF_ARCHITECTURES)} "
+                "without experts.",
             )
         heads, hidden = self._size("llama.attention.head_count"), self._size("llama.embedding_length")
         facts = ModelFacts(
-            architecture="LlamaForCausalLM",
+            architecture=known,
             layers=self._size("llama.block_count"),
             hidden=hidden,
             intermediate=self._size("llama.feed_forward_length"),

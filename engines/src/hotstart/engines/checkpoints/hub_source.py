@@ -78,6 +78,9 @@ class HubSource:
     def local_path(self, file: ListedFile) -> Path | None:
         return None
 
+    def check_unchanged(self, file: ListedFile) -> None:
+        """What was downloaded stays as it is."""
+
     def _get(
         self, url: str, what: str, headers: dict[str, str] | None = None, *, preload_content: bool = False
     ) -> urllib3.BaseHTTPResponse:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hotstart.engines.architectures import ARCHITECTURES as TABLE
 from hotstart.engines.checkpoints.checkpoint import ModelFacts, RopeScaling
 from hotstart.engines.errors import Reason, Terminal
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+ARCHITECTURES = tuple(known.name for known in TABLE if known.family == "llama")
 MOST_LAYERS = 1000
 
 

@@ -53,6 +53,9 @@ class S3Source:
     def local_path(self, file: ListedFile) -> Path | None:
         return None
 
+    def check_unchanged(self, file: ListedFile) -> None:
+        """What was downloaded stays as it is."""
+
     def _open(self, file: ListedFile, start: int) -> Any:
         wanted: dict[str, str] = {"IfMatch": file.etag} if file.etag else {}
         if start:

@@ -24,7 +24,7 @@ from hotstart.engines.s3 import StorePlace
 
 BLOCK = 1024 * 1024  # bytes read and hashed at a time
 HEAD = 64 * 1024 * 1024  # bytes of a weight file that hold its head: fields, vocabulary, list of tensors
-TAIL = 1024 * 1024  # bytes at its end, where the list of a PyTorch file's records is
+TAIL = 4 * 1024 * 1024  # bytes at its end, where the list of a PyTorch file's records is
 STREAMS = 4  # files read at once
 RESUMES = 5  # times that one file goes on after a broken connection
 GIB = 1024**3
@@ -62,6 +62,13 @@ class Source(Protocol):
 
     def local_path(self, file: ListedFile) -> Path | None:
         """Where the file already lies on this machine's disks, if it does."""
+
+    def check_unchanged(self, file: ListedFile) -> None:
+        """For a file that is used where it lies: whether it is still the one that was listed.
+
+        Raises:
+            Retryable: CheckpointChanged.
+        """
 
 
 @dataclass(frozen=True)
