@@ -33,7 +33,7 @@ def test_a_build_for_gpus_writes_the_weights_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_said_with_sizes(tmp_path: Path, number: int) -> None:
-    with pytest.raises(Retryable, match="2.00 GiB are needed") as failure, full_disk_errors(tmp_path, 2 * 1024**3):
+    with pytest.raises(Retryable, match=r"2\.00 GiB are needed") as failure, full_disk_errors(tmp_path, 2 * 1024**3):
         raise OSError(number, "full")
     assert failure.value.reason is Reason.DISK_FULL
 

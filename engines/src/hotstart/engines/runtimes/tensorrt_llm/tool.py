@@ -74,7 +74,7 @@ def make_environment(command: Command, folder: Path, ours: Mapping[str, str]) ->
     """The tool's environment: the container's own, the command's, and places to write to. Pure."""
     kept = {name: value for name, value in ours.items() if name.startswith(INHERITED)}
     places = {"HOME": str(folder), "TMPDIR": str(folder), "XDG_CACHE_HOME": str(folder), "HF_HOME": str(folder)}
-    return kept | places | command.environment
+    return {**kept, **places, **command.environment}
 
 
 def _start(command: Command, folder: Path) -> subprocess.Popen[str]:
