@@ -152,14 +152,13 @@ def plan_memory(checkpoint: CheckpointStatus, recipe: EngineRecipe, gpu: Acceler
 def plan_build(checkpoint: CheckpointStatus, recipe: EngineRecipe) -> BuildSize:
     """What the build needs of its node; by the checkpoint's bytes alone where the network's sizes are not known.
 
-    The scratch disk holds the converted checkpoint, and beside it first the checkpoint and then the engine.
+    The scratch disk holds the checkpoint, which the verification asks, what was converted, and the engine.
     """
     sizes, given = make_sizes(checkpoint), checkpoint.size_bytes or 0
     if sizes is None:
-        return BuildSize(HOST_BASE + int(HOST_TIMES_WEIGHTS * given), int(2 * given * SCRATCH_MARGIN))
+        return BuildSize(HOST_BASE + int(HOST_TIMES_WEIGHTS * given), int(3 * given * SCRATCH_MARGIN))
     estimate = make_build_estimate(sizes, recipe)
-    converted = estimate.scratch // 2
-    scratch = int((converted + max(given, converted)) * SCRATCH_MARGIN)
+    scratch = int((given + estimate.scratch) * SCRATCH_MARGIN)
     return BuildSize(estimate.host_memory, scratch, estimate.seconds)
 
 
