@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hotstart.engines.builder.cli import run_inspect
 from hotstart.engines.builder.settings import HUB, make_checkpoint_access
 from hotstart.engines.checkpoints.choose import ChosenFile, FileRole
 from hotstart.engines.checkpoints.hub_source import HubSource
 from hotstart.engines.checkpoints.places import HubPlace
 from hotstart.engines.checkpoints.source import HubAccess, download, stream
 from hotstart.engines.errors import EngineError, Reason, Retryable
+from hotstart.exchange.messages import ServingOptions
 
 from tests.support.hub import COMMIT, LARGE, REPOSITORY, Hub, serve_hub
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 LARGE_BODY = bytes(range(256)) * 600
 FILES = {"config.json": b"{}", "model.safetensors": LARGE_BODY, "tokenizer.json": b"[]", "x/y.json": b"1"}
@@ -142,3 +146,29 @@ def test_hub_and_token_come_from_the_spec_and_the_secret(
     access = make_checkpoint_access({"HOTSTART_CHECKPOINT": text, **environment})
     assert access.hub == expected
     assert isinstance(access.place, HubPlace)
+
+
+@pytest.mark.parametrize(("token", "code"), [("hf_secret", 0), ("hf_other", 1)])
+def test_an_inspection_reads_the_hub_with_the_token_of_its_secret(
+    hub: Hub, tmp_path: Path, token: str, code: int
+) -> None:
+    hub.token = "hf_secret"
+    hub.files = {p.name: p.read_bytes() for p in write_tiny_checkpoint(tmp_path / "c", shards=2).iterdir()}
+    (tmp_path / "scratch").mkdir()
+    checkpoint = {"uri": f"hf://{REPOSITORY}@{COMMIT}", "endpoint": hub.address, "secretName": "hub-reader"}
+    environment = {
+        "HOTSTART_CHECKPOINT": json.dumps(checkpoint),
+        "HOTSTART_SERVING": ServingOptions(max_input_tokens=96, max_new_tokens=32).model_dump_json(),
+        "HOTSTART_RUNTIME": "ctranslate2",
+        "HOTSTART_SCRATCH": str(tmp_path / "scratch"),
+        "HOTSTART_TERMINATION_LOG": str(tmp_path / "said"),
+        "HF_TOKEN": token,
+    }
+    assert run_inspect(environment) == code
+    said = json.loads((tmp_path / "said").read_text())
+    if code == 0:
+        assert (said["architecture"], said["format"], said["files"]) == ("LlamaForCausalLM", "safetensors", 7)
+    else:
+        assert said["failure"]["reason"] == "AccessDenied"
+        assert "Correct checkpoint.uri, or HF_TOKEN in the Secret hub-reader" in said["failure"]["message"]
+    assert not list((tmp_path / "scratch").iterdir())

@@ -54,8 +54,9 @@ class Prepared:
         Raises:
             Retryable: CheckpointChanged.
         """
-        for chosen in self.choice.files if self.source is not None else ():
-            self.source.check_unchanged(chosen.file)
+        if self.source is not None:
+            for chosen in self.choice.files:
+                self.source.check_unchanged(chosen.file)
 
 
 def choose(source: Source, folder: Path, digests: dict[str, str]) -> Choice:
