@@ -1,7 +1,7 @@
 """What verification costs and finds, for SmolLM2-135M: seconds of the expectation, of the engine's pass, of the replay.
 
 For each way to store weights also how many positions agree, and the largest margin at which one did not: the figures
-that the epsilons of ``engines/verify/judge.py`` rest on (docs/adr/0015), in logits and in spreads.
+that the epsilons of ``engines/verify/judge.py`` rest on (docs/adr/0016), in logits and in spreads.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Rounding moves logits, so that two tokens that are nearly equal may change places; a token far above all others may
 not. How far is far depends on number formats: ``DTYPES`` and ``QUANTIZATIONS`` say it in spreads, the standard
-deviation of a position's logits (docs/adr/0015 has the measurements behind each line).
+deviation of a position's logits (docs/adr/0016 has the measurements behind each line).
 """
 
 from __future__ import annotations
