@@ -2,6 +2,9 @@
 
     pip install "transformers<5" torch && python tests/engines/against_transformers.py
 
+Ours in numpy against theirs, and every family that only upstream converts through ``TransformersReference`` from 16-bit
+files against the same network that was loaded in float32 whole.
+
 transformers' MPT knows no grouped queries and no biases, and its forward pass leaves ``alibi_bias_max`` out of account;
 the slopes are compared with its function for them. Prints the largest difference of logits for each network, and ends
 with 1 where one is above 1e-3.
@@ -10,6 +13,7 @@ with 1 where one is above 1e-3.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -21,6 +25,7 @@ from hotstart.engines.checkpoints.llama_config import make_facts
 from hotstart.engines.checkpoints.mpt_config import make_mpt_facts
 from hotstart.engines.reference.llama import LlamaReference
 from hotstart.engines.reference.mpt import MptReference, alibi_slopes
+from hotstart.engines.reference.transformers_network import TransformersReference
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from tests.support.tiny_checkpoint import TinyShape, Weights, make_config, make_tiny_weights
@@ -77,11 +82,52 @@ def llama_difference(shape: TinyShape, scaling: dict[str, object] | None) -> flo
     return float(np.abs(theirs(transformers.LlamaForCausalLM(config), weights) - ours).max())
 
 
+def family_difference(config: transformers.PretrainedConfig, stored: torch.dtype) -> float:
+    """Largest difference of logits between weights that are widened while they compute and weights that always are."""
+    torch.manual_seed(0)
+    config.initializer_range = 0.1
+    with tempfile.TemporaryDirectory() as folder:
+        network = transformers.AutoModelForCausalLM.from_config(config).to(stored)
+        network.save_pretrained(folder)
+        arguments = {"torch_dtype": torch.float32, "attn_implementation": "eager"}
+        whole = transformers.AutoModelForCausalLM.from_pretrained(folder, **arguments).eval()
+        with torch.no_grad():
+            expected = whole(torch.tensor([IDS[:200]]), use_cache=False).logits[0].numpy()
+        found = TransformersReference(Path(folder), type(network).__name__).logits(IDS[:200])
+    return float(np.abs(found - expected).max())
+
+
+def make_families() -> tuple[transformers.PretrainedConfig, ...]:
+    """A small network of each family."""
+    old = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    new = old | {"intermediate_size": 96, "num_key_value_heads": 2}
+    gpt = {"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4}
+    return (
+        transformers.Qwen2Config(**new),
+        transformers.GemmaConfig(**new, head_dim=16),
+        transformers.Gemma2Config(**new, head_dim=16),
+        transformers.PhiConfig(**old, intermediate_size=96),
+        transformers.Phi3Config(**new, pad_token_id=0),
+        transformers.GPTBigCodeConfig(**gpt),
+        transformers.Starcoder2Config(**new),
+        transformers.GPTJConfig(**gpt, rotary_dim=8),
+        transformers.GPTNeoXConfig(**old, intermediate_size=96),
+        transformers.FalconConfig(**old),
+        transformers.FalconConfig(**old, alibi=True),
+        transformers.BloomConfig(vocab_size=512, hidden_size=64, n_layer=2, n_head=4),
+    )
+
+
 def main() -> int:
     """1 where anything differs."""
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     found = {f"MPT {shape}": mpt_difference(shape) for shape in MPT_SHAPES}
     found |= {f"LLaMA {shape} {scaling}": llama_difference(shape, scaling) for shape, scaling in LLAMA_SHAPES}
+    found |= {
+        f"{config.model_type} {number} from {stored}": family_difference(config, stored)
+        for number, config in enumerate(make_families())
+        for stored in (torch.float16, torch.bfloat16)
+    }
     for name, difference in found.items():
         print(f"{difference:.1e}  {name}")
     slopes = max(

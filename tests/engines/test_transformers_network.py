@@ -47,7 +47,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]
         y = self.layer(x)
         self.seen += [x.dtype, y.dtype]
         assert self.layer.weight.dtype is self.embed.weight.dtype is torch.bfloat16
-        return SimpleNamespace(logits=self.head(torch.tanh(y)))
+        return SimpleNamespace(logits=self.head(torch.tanh(y)).float())
 
 
 @pytest.fixture
@@ -100,6 +100,17 @@ def test_the_checkpoint_may_run_no_code_and_the_network_is_opened_once(
     assert call["folder"] == str(tmp_path)
     assert call["trust_remote_code"] is False
     assert call["local_files_only"] is True
+
+
+def test_a_network_that_would_round_its_angles_is_loaded_in_float32_whole(
+    tmp_path: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widened: list[Any] = []
+    monkeypatch.setattr(transformers_network, "widen_while_computing", lambda *arguments: widened.append(arguments))
+    for architecture in ("GPTJForCausalLM", "BloomForCausalLM"):
+        TransformersReference(tmp_path, architecture).logits([1])
+    assert [call["torch_dtype"] for call in asked] == [torch.float32, "auto"]
+    assert len(widened) == 1
 
 
 def test_types_that_differ_come_back_as_they_were(network: Network) -> None:

@@ -18,6 +18,9 @@ from hotstart.engines.checkpoints.checkpoint import Array
 from hotstart.engines.errors import Reason, Terminal
 
 log = logging.getLogger(__name__)
+#: Loaded in float32 as a whole, at twice the checkpoint's size: these compute rotary angles in the type that they are
+#: loaded in, and 16 bits are too few for angles.
+WHOLE = frozenset({"GPTJForCausalLM"})
 
 
 class TransformersReference:
@@ -75,10 +78,11 @@ def open_network(folder: Path, architecture: str) -> Any:
     import torch
     import transformers
 
+    whole = architecture in WHOLE
     try:
         network = transformers.AutoModelForCausalLM.from_pretrained(
             str(folder),
-            torch_dtype="auto",
+            torch_dtype=torch.float32 if whole else "auto",
             attn_implementation="eager",
             local_files_only=True,
             low_cpu_mem_usage=True,
@@ -89,8 +93,9 @@ def open_network(folder: Path, architecture: str) -> Any:
             Reason.CHECKPOINT_CORRUPT,
             f"transformers {transformers.__version__} does not load the {architecture}: {error}",
         ) from error
-    widen_while_computing(network, torch.float32)
-    log.info("network opened architecture=%s transformers=%s", architecture, transformers.__version__)
+    if not whole:
+        widen_while_computing(network, torch.float32)
+    log.info("network opened architecture=%s transformers=%s whole=%s", architecture, transformers.__version__, whole)
     return network.eval()
 
 
