@@ -8,7 +8,7 @@ version apart. Times are seconds since the epoch, durations are in seconds unles
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -188,6 +188,14 @@ class UploadPart(Message):
     url: str  # presigned PUT of upload_part
 
 
+class RefitBase(Message):
+    """The engine whose plan new weights go into: its files, and the facts of its network. Empty: none stands."""
+
+    engine: str = ""
+    facts: dict[str, Any] = Field(default_factory=dict)
+    files: tuple[EngineFile, ...] = ()
+
+
 class BuildRequest(Message):
     """The operator's word to a builder. Upload ids live with the builder, so a new operator goes on where it was."""
 
@@ -197,6 +205,7 @@ class BuildRequest(Message):
     parts: tuple[UploadPart, ...] = ()  # answers ``wants_parts``
     timing_cache_get: str = ""  # presigned URLs: answer ``wants_timing_cache``
     timing_cache_put: str = ""
+    refit_base: RefitBase | None = None  # answers ``wants_refit_base``
     published: bool = False  # manifest written: the builder may exit 0
     cancel: bool = False
 
@@ -236,6 +245,7 @@ class BuildReport(Message):
     files: tuple[BuiltFile, ...] = ()  # from UPLOADING on
     wants_parts: tuple[WantedPart, ...] = ()
     wants_timing_cache: Literal["", "get", "put"] = ""  # measurements of kernels, for the build alone
+    wants_refit_base: bool = False
     manifest: str = ""  # canonical JSON of the manifest, once UPLOADED
     failure: PodFailure | None = None
     log_tail: tuple[str, ...] = ()

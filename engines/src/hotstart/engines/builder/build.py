@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -20,6 +21,7 @@ from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
 from hotstart.engines.builder.conversion import EXPECTATIONS, Conversion, convert, find_conversion
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.prepare import Prepared
+from hotstart.engines.builder.refit_base import fetch_refit_base
 from hotstart.engines.builder.room import full_disk_errors, network_sizes
 from hotstart.engines.builder.settings import BuildSettings
 from hotstart.engines.builder.state import BuildState
@@ -29,6 +31,7 @@ from hotstart.engines.checkpoints.checkpoint import count_parameters
 from hotstart.engines.errors import EngineError, Reason
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
+from hotstart.engines.recipe import REFIT
 from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
 from hotstart.engines.runtimes.tensorrt_llm.tool import kill_running
 from hotstart.engines.timing_caches import has_timing_cache
@@ -137,6 +140,8 @@ def compile_engine(
         log.info("build estimated needs=%s", say_build_estimate(estimate))
     if has_timing_cache(recipe.toolchain):
         fetch_timing_cache(state, tools)
+    if recipe.rebuild == REFIT:
+        fetch_refit_base(state, tools, network_facts(conversion.prepared))
     with full_disk_errors(engine, 0):
         runtime.build(conversion.files, recipe, engine, state.set_share, tools)
     if has_timing_cache(recipe.toolchain):
@@ -153,6 +158,12 @@ def find_or_convert(settings: BuildSettings, state: BuildState, runtime: Runtime
     return found
 
 
+def network_facts(prepared: Prepared) -> dict[str, Any]:
+    """The network's sizes as the manifest has them."""
+    facts = prepared.checkpoint.facts
+    return facts.to_json() | {"parameters": count_parameters(facts)}
+
+
 def make_manifest(settings: BuildSettings, made: MadeEngine, files: tuple[BuiltFile, ...], seconds: float) -> Manifest:
     """The manifest of the uploaded engine. Pure."""
     prepared = made.prepared
@@ -161,7 +172,7 @@ def make_manifest(settings: BuildSettings, made: MadeEngine, files: tuple[BuiltF
         inputs=key_inputs(settings.checkpoint_digest, settings.recipe),
         files=tuple(ManifestFile(file.path, file.size, file.sha256) for file in files),
         tokenizer_digest=prepared.tokenizer_digest,
-        facts=prepared.checkpoint.facts.to_json() | {"parameters": count_parameters(prepared.checkpoint.facts)},
+        facts=network_facts(prepared),
         build_seconds=round(seconds, 1),
         verification=made.verification,
         profile=made.calibrated.profile,

@@ -15,7 +15,7 @@ from typing import Literal
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.progress import Position, decide_outlook
 from hotstart.engines.transfers.parts import Part, decide_wanted
-from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, BuiltFile, PodFailure
+from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, BuiltFile, PodFailure, RefitBase
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ class BuildState:
         self._timing_wanted: Literal["", "get", "put"] = ""
         self._timing_url = ""
         self._timing_told = threading.Event()
+        self._base_wanted = False
+        self._base: RefitBase | None = None
+        self._base_told = threading.Event()
 
     def enter(self, phase: BuildPhase) -> None:
         """Begins the next phase; from any thread."""
@@ -91,6 +94,9 @@ class BuildState:
         if self._timing_wanted and wanted:
             self._timing_url = wanted
             self._timing_told.set()
+        if self._base_wanted and request.refit_base is not None:
+            self._base = request.refit_base
+            self._base_told.set()
         if request.published and self.phase is BuildPhase.UPLOADED:
             self.published.set()
         if request.cancel:
@@ -107,6 +113,16 @@ class BuildState:
         self._timing_told.wait(patience)
         self._timing_wanted = ""
         return self._timing_url
+
+    def ask_refit_base(self, patience: float) -> RefitBase | None:
+        """The engine whose plan may be taken, or None where the operator is silent for ``patience`` seconds.
+
+        Called by the thread that builds; blocks.
+        """
+        self._base_wanted = True
+        self._base_told.wait(patience)
+        self._base_wanted = False
+        return self._base
 
     async def url_for(self, part: Part) -> str:
         """The presigned URL of a part; waits until the operator has sent it."""
@@ -150,6 +166,7 @@ class BuildState:
             files=tuple(self.files.values()),
             wants_parts=decide_wanted(self._parts, begun=begun, held=self._held()) if uploading else (),
             wants_timing_cache=self._timing_wanted,
+            wants_refit_base=self._base_wanted,
             manifest=self.manifest,
             failure=self.failure,
             log_tail=self._tail.lines() if self.failure is not None else (),

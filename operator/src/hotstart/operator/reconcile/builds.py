@@ -12,15 +12,17 @@ from typing import Any
 
 from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, parse_manifest
 from hotstart.engines.timing_caches import timing_cache_path
-from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, UploadPart
+from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, EngineFile, RefitBase, UploadPart
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
 from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import make_pod_facts
 from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.refit import PLAN_PREFIX, find_base
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
 from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.model import gather_engines
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Agents, Cluster, Store, Upload
 from hotstart.operator.reconcile.work_queue import WorkQueue
@@ -101,6 +103,8 @@ class BuildServer:
         prefix = engine_prefix(uid, key)
         if report.wants_timing_cache:
             return self._presign_timing_cache(uid, raw, report)
+        if report.wants_refit_base:
+            return BuildRequest(refit_base=await self._find_refit_base(namespace, raw))
         if report.phase is BuildPhase.UPLOADED:
             await self._publish(prefix, key, report)
             return BuildRequest(published=True)
@@ -128,6 +132,25 @@ class BuildServer:
         if report.wants_timing_cache == "get":
             return BuildRequest(timing_cache_get=self.store.presign_get(path))
         return BuildRequest(timing_cache_put=self.store.presign_put(path))
+
+    async def _find_refit_base(self, namespace: str, raw: dict[str, Any]) -> RefitBase:
+        """The plan of the nearest engine that stands; an empty one where there is none."""
+        base = find_base(Engine.from_api(raw), gather_engines(self.observed, namespace))
+        if base is None:
+            return RefitBase()
+        prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), base.spec.key)
+        text = await self.store.get_manifest(prefix)
+        try:
+            manifest = None if text is None else parse_manifest(text, key=base.spec.key)
+        except BadManifest as error:
+            log.warning("no plan to refit engine=%s error=%s", base.metadata.name, error)
+            return RefitBase()
+        if manifest is None:
+            return RefitBase()
+        plan = (file for file in manifest.files if file.path.startswith(PLAN_PREFIX))
+        urls = {file: self.store.presign_get(prefix + file.path) for file in plan}
+        files = tuple(EngineFile(path=f.path, size=f.size, sha256=f.sha256, url=url) for f, url in urls.items())
+        return RefitBase(engine=base.metadata.name, facts=manifest.facts, files=files)
 
     async def _publish(self, prefix: str, key: str, report: BuildReport) -> None:
         """Completes the uploads, checks every size, and writes the manifest last.
