@@ -29,9 +29,9 @@ async def gather_gpus(cluster: Cluster, clock: Clock, observed: Observed, memory
         await list_holders(cluster, memory)
     holders = dict(memory.gpu_pods)
     for pod in observed.all("Pod"):  # ours, as they are now
-        fact = make_gpu_pod(pod)
-        if fact is not None:
-            holders[pod["metadata"]["uid"]] = fact
+        holder = make_gpu_pod(pod)
+        if holder is not None:
+            holders[holder.uid] = holder
         else:
             holders.pop(pod["metadata"]["uid"], None)
     return GpuFleet(nodes, tuple(holders.values()), whole=memory.gpus_whole)
