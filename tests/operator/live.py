@@ -278,7 +278,8 @@ class Stage:
         )
         namespace = await self.cluster.get("Namespace", "", self.models)
         self.store_engine(CompletionModel.from_api(raw), "aa" * 32, namespace["metadata"]["uid"])
-        await self.play_job("inspect", {"digest": "aa" * 32, "tokenizerDigest": "cd" * 32, "architecture": "LlamaForCausalLM"})
+        said = {"digest": "aa" * 32, "tokenizerDigest": "cd" * 32, "architecture": "LlamaForCausalLM"}
+        await self.play_job("inspect", said)
         (pod,) = await until(self.serving_pods, "a pod of the model")
         await self.play_pod(pod)
         await until(lambda: self.is_ready(name), "the model is Ready")

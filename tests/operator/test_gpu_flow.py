@@ -200,3 +200,50 @@ async def test_a_second_run_writes_nothing_while_a_gpu_is_missing(world):
     world.restart()
     await world.run(10)
     assert world.cluster.writes[len(before) :] == []
+
+
+def memory_of(job: dict) -> int:
+    (builder,) = job["spec"]["template"]["spec"]["containers"]
+    return int(builder["resources"]["requests"]["memory"].removesuffix("Mi"))
+
+
+async def test_a_build_that_is_killed_for_memory_asks_for_more(world):
+    world.cluster.create_now("Node", gpu_node("a", gpus=2))
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    killed = {"phase": "Failed", "containerStatuses": [{"name": "builder", "state": {"terminated": ended}}]}
+    kind, place = "app.kubernetes.io/component", world._move_pod
+
+    def kill_builds(pod):
+        place(pod) if pod["metadata"]["labels"].get(kind) != "build" else world._set(pod, killed)
+
+    world._move_pod = kill_builds
+    apply_replit(world)
+    await world.run(70)
+    found = world.conditions()["EngineReady"]
+    assert found["reason"] == "OutOfMemory" and "container builder, which had" in found["message"]
+    asked = [memory_of(job) for job in world.cluster.all("Job") if job["metadata"]["labels"][kind] == "build"]
+    assert len(asked) == 3 and asked[1] > asked[0] * 1.4 and asked[2] > asked[1] * 1.4
+    world._move_pod = place
+    await world.run_until(world.is_ready, 200)
+
+
+async def test_a_conversion_under_way_is_a_phase_of_the_build(world):
+    world.cluster.create_now("Node", gpu_node("a", gpus=2))
+    place = world._move_pod
+
+    def convert(pod):
+        if pod["metadata"]["labels"].get("app.kubernetes.io/component") != "build":
+            place(pod)
+            return
+        if not pod["spec"].get("nodeName"):
+            world.cluster.change("Pod", pod["metadata"]["name"], {"spec": {"nodeName": "a"}})
+            return
+        statuses = [{"name": "convert", "state": {"running": {}}}]
+        world._set(pod, {"phase": "Pending", "initContainerStatuses": statuses})
+
+    world._move_pod = convert
+    apply_replit(world)
+    await world.run(12)
+    (engine,) = world.cluster.all("Engine")
+    assert engine["status"]["phase"] == "Converting"
+    assert "without a GPU" in ready_of(world)["message"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 
 from hotstart.engines.manifest import Manifest, manifest_sha256
 from hotstart.engines.verification import Verification
@@ -20,12 +21,12 @@ from hotstart.operator.core.accelerators import (
     explain_unschedulable,
     make_gpu_need,
 )
-from hotstart.operator.core.backoff import JOB_RETRYABLE
+from hotstart.operator.core.backoff import BUILD_KILLED, JOB_RETRYABLE
 from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, make_conditions
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
-from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job
+from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job, was_killed
 from hotstart.operator.core.quarantine import (
     Quarantine,
     describe_nodes,
@@ -77,6 +78,7 @@ class EnginePlan:
     obsolete: tuple[JobFacts, ...] = ()
     check_in: float | None = None
     quarantine: Quarantine | None = None
+    killed: int = 0  # attempts in a row that were killed for memory: the next one asks for more
 
 
 def decide_engine(view: EngineView, now: float) -> EnginePlan:
@@ -218,7 +220,9 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
     if not failure.retryable and failure.reason != Reason.CHECKPOINT_CHANGED:
         verdicts = report_failure(failure, progressing=False)
         return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message))
-    due = (last.finished or failure.at or last.created) + JOB_RETRYABLE.delay(last.attempt + 1)
+    killed = count_killed(view.jobs)
+    backoff = BUILD_KILLED if killed else JOB_RETRYABLE
+    due = (last.finished or failure.at or last.created) + backoff.delay(last.attempt + 1)
     verdicts = report_failure(failure, progressing=True)
     status = make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
     if not view.wanted:
@@ -229,8 +233,14 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
             verdicts = report_failure(verdict.failure, progressing=True)
             status = make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
             return EnginePlan(status, check_in=GPU_LOOK_SECONDS)
-        return EnginePlan(status, start=next_attempt(view), obsolete=find_obsolete(view.jobs))
+        return EnginePlan(status, start=next_attempt(view), obsolete=find_obsolete(view.jobs), killed=killed)
     return EnginePlan(status, check_in=due - now)
+
+
+def count_killed(jobs: Iterable[JobFacts]) -> int:
+    """How many of the last attempts in a row were killed for memory."""
+    attempts = sorted((job for job in jobs if not job.deleting), key=lambda job: job.attempt, reverse=True)
+    return len(list(takewhile(was_killed, attempts)))
 
 
 def decide_quarantined(view: EngineView, quarantine: Quarantine, now: float) -> EnginePlan:

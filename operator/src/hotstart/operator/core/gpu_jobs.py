@@ -8,7 +8,7 @@ pod, as it must: an engine is built on the node that has them, and the converted
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hotstart.engines.accelerators import MIB
@@ -19,6 +19,7 @@ CONVERTED = "/scratch/converted"  # where the conversion leaves what the build t
 SHM = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}}  # shared by the ranks of one build
 CPU = "2"  # TensorRT compiles on few threads; the rest of the work is the GPU's
 EXIT_TERMINAL = 64
+MORE_MEMORY = 1.5  # times what the attempt before had
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class BuildSize:
     memory: int
     scratch: int
     seconds: float | None = None
+
+    def after(self, killed: int) -> BuildSize:
+        """What to ask for once so many attempts in a row were killed for memory."""
+        return replace(self, memory=int(self.memory * MORE_MEMORY**killed))
 
 
 def quantity(size: int) -> str:

@@ -98,18 +98,29 @@ def read_exit(ended: Exit, *, fallback: str, what: str) -> Failure:
     said = read_failure(ended.message)
     if said is not None:
         return Failure(said.reason, said.message, said.retryable and ended.code != EXIT_TERMINAL, ended.finished or 0.0)
-    if ended.reason == "OOMKilled" or ended.code == EXIT_KILLED:
+    if is_kill(ended):
         return Failure(Reason.OUT_OF_MEMORY, say_killed(ended, what), True, ended.finished or 0.0)
     tail = " | ".join(ended.message.splitlines()[-3:])[-400:]
     message = f"{what.capitalize()} ended with code {ended.code} ({ended.reason or 'Error'}) and no report"
     return Failure(fallback, f"{message}: {tail}" if tail else f"{message}.", True, ended.finished or 0.0)
 
 
+def was_killed(job: JobFacts) -> bool:
+    """Whether a container of the Job was killed for memory, and had no time to say anything."""
+    ended = None if job.pod is None else job.pod.exit
+    return ended is not None and is_kill(ended) and job.pod is not None and not job.pod.evicted
+
+
+def is_kill(ended: Exit) -> bool:
+    """Whether a container was ended by SIGKILL."""
+    return ended.reason == "OOMKilled" or ended.code == EXIT_KILLED
+
+
 def say_killed(ended: Exit, what: str) -> str:
     """A container that was killed for memory: which, with how much, and what to do."""
     sure = "was killed for memory" if ended.reason == "OOMKilled" else "was killed, most likely for memory"
     had = f", which had {ended.memory}" if ended.memory else ""
-    remedy = "it needs a node with more memory, a quantized engine or a smaller model"
+    remedy = "it needs a node with more memory, a quantized engine or lower engine.limits"
     return f"{what.capitalize()} {sure} (exit {ended.code}, container {ended.container}{had}): {remedy}."
 
 

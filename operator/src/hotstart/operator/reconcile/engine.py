@@ -194,7 +194,8 @@ def make_writes(engine: Engine, wanting: Wanting | None, plan: EnginePlan, image
     writes: list[Write] = [Delete("Job", job.namespace, job.name, job.uid) for job in plan.obsolete]
     if plan.start is not None and wanting is not None:
         checkpoint, serving = wanting.checkpoint, wanting.serving
-        body = make_build_job(engine, checkpoint, serving, images, attempt=plan.start, size=wanting.size)
+        size = None if wanting.size is None else wanting.size.after(plan.killed)
+        body = make_build_job(engine, checkpoint, serving, images, attempt=plan.start, size=size)
         body = with_calibrator(body, engine.spec.runtime, wanting.limits)
         message = f"Building engine {engine.metadata.name[:12]} (attempt {plan.start + 1})."
         writes.append(Create(body, Reason.ENGINE_BUILDING, message))
