@@ -161,15 +161,6 @@ def test_families_that_are_not_ours_take_it(tmp_path: Path, asked: list[dict[str
     assert asked[0]["folder"] == str(tmp_path / "qwen2")
 
 
-def test_without_the_original_files_nobody_can_tell(tmp_path: Path, asked: list[dict[str, Any]]) -> None:
-    checkpoint = write_qwen2(tmp_path / "qwen2")
-    checkpoint.folder = None  # type: ignore[assignment]
-    checkpoint.format = "tensorrt_llm"
-    with pytest.raises(Terminal, match=r"Qwen2ForCausalLM.*format tensorrt_llm.*original checkpoint") as failure:
-        make_reference(checkpoint)
-    assert failure.value.reason is Reason.UNSUPPORTED_ARCHITECTURE
-
-
 def test_an_image_without_it_says_which_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = write_qwen2(tmp_path / "qwen2")
     monkeypatch.setattr(transformers_network, "find_spec", lambda name: None)

@@ -48,7 +48,7 @@ class TrtllmFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        config = read_json(folder, "config.json")
+        config = self.config = read_json(folder, "config.json")
         self.layout = make_layout(config)
         self.facts = make_trtllm_facts(config)
         self._embedding_split = _embedding_split(config)

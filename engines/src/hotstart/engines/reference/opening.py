@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from hotstart.engines.checkpoints.checkpoint import Checkpoint, llama_facts, read_weight
 from hotstart.engines.checkpoints.mpt_config import MptFacts
@@ -12,6 +13,7 @@ from hotstart.engines.reference.llama import LlamaReference
 from hotstart.engines.reference.mpt import MptReference
 from hotstart.engines.reference.network import Reference
 from hotstart.engines.reference.transformers_network import TransformersReference
+from hotstart.engines.reference.trtllm_mpt import TrtllmMptReference
 
 
 def make_reference(checkpoint: Checkpoint) -> Reference:
@@ -25,12 +27,20 @@ def make_reference(checkpoint: Checkpoint) -> Reference:
     facts, weight = checkpoint.facts, partial(read_weight, checkpoint)
     if isinstance(facts, MptFacts):
         return MptReference(facts, weight)
-    if isinstance(facts, UpstreamFacts):
-        if checkpoint.folder is None:
-            raise Terminal(
-                Reason.UNSUPPORTED_ARCHITECTURE,
-                f"What the {facts.architecture} should compute cannot be told from a checkpoint of the format "
-                f"{checkpoint.format}, so its engine cannot be verified: give the original checkpoint.",
-            )
+    if checkpoint.format == "tensorrt_llm":
+        return _make_trtllm_reference(checkpoint)
+    if isinstance(facts, UpstreamFacts) and checkpoint.folder is not None:
         return TransformersReference(checkpoint.folder, facts.architecture)
     return LlamaReference(llama_facts(checkpoint), weight)
+
+
+def _make_trtllm_reference(checkpoint: Any) -> Reference:
+    """Of a ``TrtllmFolder``, or of what stands for one."""
+    architecture, quantization = checkpoint.facts.architecture, checkpoint.layout.quantization
+    if architecture != "MPTForCausalLM" or quantization != "none":
+        raise Terminal(
+            Reason.UNSUPPORTED_ARCHITECTURE,
+            f"An engine of this TensorRT-LLM checkpoint ({architecture}, quantization {quantization}) cannot be "
+            "verified: what it should compute is known of MPT without quantization only. Give the original checkpoint.",
+        )
+    return TrtllmMptReference(checkpoint.config, partial(read_weight, checkpoint))

@@ -215,7 +215,8 @@ class Watched:
     def __init__(self, checkpoint: Checkpoint, progress: Progress) -> None:
         self._checkpoint = checkpoint
         self._progress = progress
-        self._sizes = {name: _size(shape) for name, shape in expected_shapes(checkpoint.facts).items()}
+        shapes = expected_shapes(checkpoint.facts) or checkpoint.shapes()
+        self._sizes = {name: _size(shape) for name, shape in shapes.items()}
         self._left = dict(self._sizes)
         self._total = sum(self._sizes.values())
 
