@@ -40,6 +40,7 @@ LATENCY_WINDOW_SECONDS = 60
 WRITE_EVERY_SECONDS = 30.0
 SHORT_PLAN = 300  # characters of the plan where even that does not do
 SHORT_MESSAGE = 200  # characters of each message once the status is over its limit
+SHORTEST_MESSAGE = 80  # and where nothing else is left to cut
 
 #: Conditions whose message follows the traffic: a new message alone is no reason to write.
 VOLATILE = frozenset({ConditionType.SLO_MET, ConditionType.SCALING_ACTIVE})
@@ -186,14 +187,21 @@ def bound_status(status: CompletionModelStatus) -> CompletionModelStatus:
         decisions[index] = decisions[index].model_copy(update={"message": ""})
         status = status.model_copy(update={"decisions": tuple(decisions)})
     if size_of(status) > STATUS_LIMIT:
-        short = tuple(c.model_copy(update={"message": c.message[:SHORT_MESSAGE]}) for c in status.conditions)
-        status = status.model_copy(update={"conditions": short})
+        status = shorten_messages(status, SHORT_MESSAGE)
+        decisions = list(status.decisions)
     while size_of(status) > STATUS_LIMIT and len(decisions) > 1:
         decisions.pop()
         status = status.model_copy(update={"decisions": tuple(decisions)})
     if size_of(status) > STATUS_LIMIT:
         status = status.model_copy(update={"plan": f"{status.plan[: SHORT_PLAN - 3]}..."})
-    return status
+    return status if size_of(status) <= STATUS_LIMIT else shorten_messages(status, SHORTEST_MESSAGE)
+
+
+def shorten_messages(status: CompletionModelStatus, limit: int) -> CompletionModelStatus:
+    """The status with at most ``limit`` characters in the message of each condition and decision."""
+    short = tuple(c.model_copy(update={"message": c.message[:limit]}) for c in status.conditions)
+    decisions = tuple(d.model_copy(update={"message": d.message[:limit]}) for d in status.decisions)
+    return status.model_copy(update={"conditions": short, "decisions": decisions})
 
 
 def is_due(old: CompletionModelStatus, new: CompletionModelStatus, *, since: float) -> bool:
