@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +11,7 @@ from hotstart.operator.api.status import Decision
 from hotstart.operator.core.accelerators import make_gpu_need
 from hotstart.operator.core.gpu_fleet import GpuFleet, make_gpu_node
 from hotstart.operator.core.plan import PLAN_LIMIT, PlanView, about, make_plan
+from hotstart.operator.core.recipe import WantedEngine
 from hotstart.operator.core.status import STATUS_LIMIT, bound_status, size_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from tests.operator.gpu_models import H100, gpu_node
 from tests.operator.test_gpu_jobs import model_of
 from tests.operator.test_gpu_recipe import checkpoint_of, wanted_of
-from tests.operator.test_gpu_refit import engine_of
+from tests.operator.test_gpu_refit import OLD, WANTED, engine_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -50,6 +52,20 @@ def test_what_differs_is_shortened_to_three_parts():
     text = plan_of(fleet=[gpu_node("a")])
     assert text.count("->") == 3 and "; ...)" in text
     assert "checkpoint: 0a0a0a0a0a0a -> abababababab" in text
+
+
+def test_a_refit_says_whose_plan_it_takes():
+    base, wanted = (Engine.from_api(engine_of(digest, ready=digest == OLD)) for digest in (OLD, WANTED))
+    built = WantedEngine(wanted.spec.key, wanted.spec.recipe.to_engine_recipe())
+    wanted = wanted.model_copy(update={"status": base.status.model_copy(update={"manifest_digest": ""})})
+    view = PlanView(
+        wanted=built,
+        checkpoint=checkpoint_of(digest=WANTED),
+        engine=wanted,
+        engines=(base, wanted),
+    )
+    assert f"new weights into the plan of {base.metadata.name[:12]}" in make_plan(view)
+    assert "new weights" not in make_plan(replace(view, engines=(wanted,)))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "about 1 s"), (47, "about 47 s"), (129, "about 2 min")])

@@ -17,6 +17,7 @@ from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.recipe import WantedEngine, sentence_of
+from hotstart.operator.core.refit import find_base
 from hotstart.operator.core.revision import Target
 
 SHOWN_DIFFERENCES = 3
@@ -72,7 +73,10 @@ def describe_build(view: PlanView, wanted: WantedEngine, digest: str) -> str:
     """The build: what differs, how long it takes, what it needs."""
     why = describe_differences(wanted, digest, view.engines)
     parts = [f"Build engine {wanted.name[:12]} ({why or 'the first of this namespace'})"]
-    seconds = estimate_seconds(wanted, view.engines)
+    base = None if view.engine is None else find_base(view.engine, view.engines)
+    seconds = None if base is not None else estimate_seconds(wanted, view.engines)
+    if base is not None:
+        parts.append(f"new weights into the plan of {base.metadata.name[:12]}, if they are of the same network")
     if seconds is not None:
         parts.append(about(seconds))
     if view.need is not None and view.fleet is not None:
