@@ -11,10 +11,13 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 import pytest
+from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.checkpoints.checkpoint import expected_shapes
 from hotstart.engines.checkpoints.choose import ListedFile, choose_files
+from hotstart.engines.checkpoints.folder_source import FolderSource
 from hotstart.engines.checkpoints.mpt_config import MptFacts, make_mpt_facts
 from hotstart.engines.checkpoints.opening import check_checkpoint, open_checkpoint
+from hotstart.engines.checkpoints.places import FolderPlace
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
@@ -194,6 +197,22 @@ def test_tensors_that_are_equal_by_chance_or_by_intent_load(
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > least
 
 
+def inspect_folder(tmp_path: Path, runtime: str) -> Prepared:
+    """What the inspection of ``tmp_path / "c"`` finds."""
+    target = tmp_path / runtime
+    target.mkdir()
+    heard: list[int] = []
+    return prepare(
+        FolderSource(FolderPlace("file:///c", tmp_path / "c", tmp_path)),
+        target,
+        ServingOptions(max_input_tokens=96, max_new_tokens=24),
+        on_choice=heard.append,
+        on_bytes=heard.append,
+        heads_only=True,
+        runtime=runtime,
+    )
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("shape", "named"),
@@ -209,6 +228,9 @@ class TestRefusals:
             make_engine(checkpoint, tmp_path / "e")
         assert failure.value.reason is Reason.UNSUPPORTED_ARCHITECTURE
         assert not list((tmp_path / "e").iterdir())
+        with pytest.raises(Terminal, match=f"{named}.*tensorrt_llm"):
+            inspect_folder(tmp_path, "ctranslate2")
+        assert inspect_folder(tmp_path, "tensorrt_llm").checkpoint.facts == checkpoint.facts
 
     @pytest.mark.parametrize(
         "shape", [TinyMptShape(clip_qkv=0.5), TinyMptShape(alibi_bias_max=16)], ids=["clip", "slopes"]

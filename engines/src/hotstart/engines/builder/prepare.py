@@ -30,6 +30,7 @@ from hotstart.engines.checkpoints.opening import (
 from hotstart.engines.checkpoints.source import OnBytes, Source, download
 from hotstart.engines.checkpoints.torch_folder import require_torch
 from hotstart.engines.key import make_checkpoint_digest
+from hotstart.engines.runtimes.ctranslate2_limits import check_network
 from hotstart.exchange.messages import ServingOptions
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ def check_runtime_builds(checkpoint: Checkpoint, runtime: str) -> None:
     """Raises Terminal (UnsupportedArchitecture) where ``runtime`` is named and does not build this network."""
     if runtime:
         check_buildable(checkpoint.facts.architecture, checkpoint.format, runtime)
+    if runtime == CTRANSLATE2:
+        check_network(checkpoint.facts)
 
 
 def digest_of(files: tuple[ChosenFile, ...], digests: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ without bias (a norm without ``beta`` runs as RMSNorm). That converter knows no 
 epsilon; here they are ``num_heads_kv``, ``bias`` and ``layer_norm_epsilon``, as for the runtime's other networks.
 
 The runtime's slopes of ALiBi are those of MPT with ``alibi_bias_max`` 8, for any number of heads; it has no other, and
-it cannot clip queries, keys and values. Either is refused by its name.
+it cannot clip queries, keys and values (``ctranslate2_limits.py``).
 """
 
 from __future__ import annotations
@@ -16,18 +16,8 @@ from typing import Any
 import numpy as np
 from ctranslate2.specs import common_spec, transformer_spec
 from hotstart.engines.checkpoints.mpt_config import EMBEDDINGS, MptFacts
-from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.runtimes.ctranslate2_limits import check_mpt
 from hotstart.engines.runtimes.ctranslate2_weights import WeightWriter, tie_projection
-
-ALIBI_BIAS_MAX = 8.0
-
-
-def check_mpt(facts: MptFacts) -> None:
-    """Raises Terminal (UnsupportedArchitecture) for what CTranslate2 cannot compute."""
-    if facts.clip_qkv is not None:
-        raise _unsupported(f"attn_config.clip_qkv {facts.clip_qkv:g}, and CTranslate2 does not clip")
-    if facts.alibi_bias_max != ALIBI_BIAS_MAX:
-        raise _unsupported(f"attn_config.alibi_bias_max {facts.alibi_bias_max:g}, and CTranslate2 knows 8 only")
 
 
 def make_mpt_spec(facts: MptFacts) -> Any:
@@ -69,10 +59,3 @@ def fill_mpt_spec(spec: Any, facts: MptFacts, weights: WeightWriter) -> None:
 def _fill_norm(spec: Any, name: str, facts: MptFacts, weights: WeightWriter) -> None:
     spec.gamma = weights.read(f"{name}.weight")
     spec.beta = weights.read(f"{name}.bias") if facts.bias else np.zeros_like(spec.gamma)
-
-
-def _unsupported(what: str) -> Terminal:
-    return Terminal(
-        Reason.UNSUPPORTED_ARCHITECTURE,
-        f"The MPT checkpoint uses {what}: set engine.runtime to tensorrt_llm, which does.",
-    )
