@@ -274,3 +274,13 @@ def test_what_does_not_fit_on_the_disk_is_said_with_sizes(
     with pytest.raises(Retryable, match=r"1073741824\.00 GiB are needed") as failure:
         download(source, (huge,), tmp_path, on_bytes=lambda count: None, heads_only=False)
     assert failure.value.reason is Reason.DISK_FULL
+
+
+def test_a_quarantines_marker_is_no_engine_and_the_newer_one_stands(store: S3EngineStore) -> None:
+    assert store.get_quarantine(PREFIX) is None
+    for text in ('{"number": 1}', '{"number": 2}'):
+        store.put_quarantine(PREFIX, text)
+        assert store.get_quarantine(PREFIX) == text
+    assert store.get_manifest(PREFIX) is None
+    assert store.put_manifest(PREFIX, MANIFEST.to_json()) == MANIFEST.to_json()
+    assert store.get_quarantine(PREFIX) == '{"number": 2}'

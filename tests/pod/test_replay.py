@@ -6,6 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 from hotstart.engines.pod_agent.load_failures import make_load_failure, make_warm_up_failure
 from hotstart.engines.triton.completion.engine import (
@@ -33,6 +34,7 @@ from hotstart.exchange.messages import PodRequest, PodState
 from tokenizers import Tokenizer
 
 from tests.support.pod import Pod, Store, make_assignment, write_repository
+from tests.support.standin_engine import make_backends, write_standin_engine
 from tests.support.tiny_checkpoint import TinyShape, make_tokenizer_json
 from tests.support.tiny_engine import write_verified_engine
 from tests.support.triton import start_triton
@@ -232,3 +234,29 @@ async def test_a_pod_serves_only_what_answers_as_its_checkpoint_does(
         assert not await pod.ready()
     else:
         assert await pod.complete()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("tampered", [False, True])
+async def test_an_engine_that_is_a_model_of_tritons_is_asked_with_its_first_request(
+    verified: Path, tmp_path: Path, tampered: bool
+) -> None:
+    folder = write_standin_engine(tmp_path / "engine", verified, batch_size=2)
+    (folder / GOLDEN_NAME).write_bytes((verified / GOLDEN_NAME).read_bytes())
+    if tampered:
+        tamper(folder)
+    repository = write_repository(tmp_path / "repository", folder, make_assignment().serving)
+    server = start_triton(
+        repository, load=("tensorrt_llm", "completion"), backends=make_backends(tmp_path / "backends")
+    )
+    body = {"prompt": "def add(a, b):\n", "options": '{"max_tokens": 4}'}
+    try:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(2):
+                url = f"http://{server.http}/v2/models/completion/generate"
+                async with session.post(url, json=body) as response:
+                    answer = await response.json()
+                assert (REPLAY_FAILED in answer.get("error", "")) is tampered, answer
+                assert ("text" in answer) is not tampered
+    finally:
+        server.stop()
