@@ -252,12 +252,33 @@ def test_two_loads_that_differ_are_found(tmp_path: Path) -> None:
         verify_engine(TwoMinds(), make_subject(tmp_path), tmp_path / "kept")
 
 
-def test_texts_beyond_the_engines_input_are_not_asked(tmp_path: Path) -> None:
-    subject = make_subject(tmp_path)
-    limits = replace(INT8.limits, input_tokens=64)
-    narrow = replace(INT8, toolchain=replace(CTRANSLATE2_TOOLCHAIN, runtime="tensorrt_llm"), limits=limits)
-    with pytest.raises(Terminal, match="at none of 0 positions"):
-        verify_engine(CTranslate2(), replace(subject, recipe=narrow), tmp_path / "kept")
+@pytest.mark.parametrize(("limit", "positions"), [(128, 200), (64, 100), (40, 60)])
+def test_no_more_tokens_are_asked_than_the_engine_takes(tmp_path: Path, limit: int, positions: int) -> None:
+    recipe = replace(
+        INT8,
+        toolchain=replace(CTRANSLATE2_TOOLCHAIN, runtime="tensorrt_llm"),
+        limits=replace(INT8.limits, input_tokens=limit),
+    )
+
+    class Narrow:
+        def open_scorer(self, folder: Path, recipe: EngineRecipe) -> Any:
+            scorer = CTranslate2().open_scorer(folder, recipe)
+
+            class Scorer:
+                def top_tokens(self, ids: Any, positions: Any) -> tuple[int, ...]:
+                    assert len(ids) <= limit and max(positions) < limit
+                    return scorer.top_tokens(ids, positions)
+
+                def next_token(self, ids: Any) -> int | None:
+                    assert len(ids) <= limit
+                    return scorer.next_token(ids)
+
+            return Scorer()
+
+    subject = replace(make_subject(tmp_path), recipe=recipe)
+    verification = verify_engine(Narrow(), subject, tmp_path / "kept")
+    assert verification.positions == positions
+    assert 0 < verification.compared == verification.agreed
 
 
 # ---------------------------------------------------------------------------------------------- what is honest

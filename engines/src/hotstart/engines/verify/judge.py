@@ -56,7 +56,7 @@ def decide_epsilon(dtype: str, quantization: str, spread: float) -> float:
 
 def judge(
     expectation: Expectation,
-    answers: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int | None]],
     *,
     epsilon: float,
     seconds: float,
@@ -64,7 +64,7 @@ def judge(
 ) -> Judgement:
     """Compares ``answers``, the engine's top tokens by question and position, with the expectation.
 
-    An empty row is a question that the engine cannot take (a longer text than it is built for). ``say`` puts a token
+    None is a position that the engine cannot be asked about (a longer text than it is built for). ``say`` puts a token
     into words.
     """
     asked = [
@@ -72,8 +72,8 @@ def judge(
         for question, tokens, margins, row in zip(
             expectation.questions, expectation.tokens, expectation.margins, answers, strict=True
         )
-        if row
         for position, expected, margin, found in zip(question.positions, tokens, margins, row, strict=True)
+        if found is not None
     ]
     certain = [answer for answer in asked if answer.margin > epsilon]
     other = [answer for answer in asked if answer.found != answer.expected]

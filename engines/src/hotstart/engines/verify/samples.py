@@ -45,8 +45,11 @@ def load_samples() -> tuple[Sample, ...]:
 def make_questions(
     samples: Iterable[Sample], tokenizer: Tokenizer, bos_id: int | None, context_length: int
 ) -> tuple[Question, ...]:
-    """The samples in the checkpoint's own tokens, ``bos_id`` first where it has one; some 200 positions in all."""
-    limit = min(TOKENS_A_SAMPLE, context_length)
+    """The samples in the checkpoint's own tokens, ``bos_id`` first where it has one; some 200 positions in all.
+
+    ``context_length`` is 0 where the checkpoint does not say it.
+    """
+    limit = min(TOKENS_A_SAMPLE, context_length or TOKENS_A_SAMPLE)
     head = () if bos_id is None else (bos_id,)
     questions = []
     for sample in samples:

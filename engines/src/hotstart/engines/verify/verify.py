@@ -110,13 +110,16 @@ def expect_only(subject: Subject, kept: Path, progress: Progress) -> None:
     expect(subject, load_samples(), parse_tokenizer(subject.checkpoint.tokenizer_json), kept, progress)
 
 
-def ask(scorer: Scorer, expectation: Expectation, recipe: EngineRecipe, progress: Progress) -> list[tuple[int, ...]]:
-    """The engine's answers by question; an empty row where a text is longer than the engine is built for."""
+def ask(
+    scorer: Scorer, expectation: Expectation, recipe: EngineRecipe, progress: Progress
+) -> list[tuple[int | None, ...]]:
+    """The engine's answers by question and position; None where a text is longer than the engine is built for."""
     limit = find_limit(recipe)
-    answers: list[tuple[int, ...]] = []
+    answers: list[tuple[int | None, ...]] = []
     for number, question in enumerate(expectation.questions, start=1):
-        fits = limit is None or len(question.ids) <= limit
-        answers.append(tuple(scorer.top_tokens(question.ids, question.positions)) if fits else ())
+        asked = [position for position in question.positions if limit is None or position < limit]
+        found = tuple(scorer.top_tokens(question.ids[:limit], asked)) if asked else ()
+        answers.append((*found, *[None] * (len(question.positions) - len(asked))))
         progress(number / len(expectation.questions))
     return answers
 
@@ -127,7 +130,11 @@ def find_limit(recipe: EngineRecipe) -> int | None:
 
 
 def conclude(
-    recipe: EngineRecipe, expectation: Expectation, answers: Sequence[Sequence[int]], tokenizer: Tokenizer, took: float
+    recipe: EngineRecipe,
+    expectation: Expectation,
+    answers: Sequence[Sequence[int | None]],
+    tokenizer: Tokenizer,
+    took: float,
 ) -> Judgement:
     """The judgement, with tokens in words."""
     epsilon = decide_epsilon(recipe.dtype, recipe.quantization, expectation.spread)
