@@ -1,8 +1,9 @@
 """One large engine file from and to SeaweedFS: our transfers against others, sha256 and disk included, and a raw floor.
 
 Each contender moves the same file in a process of its own, several times by turns; its speed, CPU time, peak of
-anonymous memory, and its speed over the floor's are printed. The floor is ranged GETs over four plain sockets, thrown away: no
-hash, no disk. Peers that are not installed are left out and named (`requirements/peers.lock`; rclone from Debian).
+anonymous memory, and its speed over the floor's are printed. The floor is ranged GETs over four plain sockets, thrown
+away: no hash, no disk. Peers that are not installed are left out and named (`requirements/peers.lock`; rclone from
+Debian).
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
         ("runtime: ctranslate2\ndtype: float16", "dtype-fits-runtime"),
         ("runtime: ctranslate2\ntensorParallel: 2", "tensor-parallel-fits-runtime"),
         ("runtime: tensorrt_llm", "accelerator-required"),
+        ("runtime: ctranslate2\nrebuild: Refit", "refit-fits-engine"),
         ("runtime: ctranslate2\naccelerator: {product: x}", "accelerator-forbidden"),
         (f"{GPU}tensorParallel: 2".replace("}\ntensor", ", migProfile: 1g.10gb}\ntensor"), "mig-is-one-gpu"),
         ("runtime: ctranslate2\nlimits: {inputTokens: 9, sequenceTokens: 9}", "input-shorter-than-sequence"),

@@ -35,6 +35,9 @@ CHECKS: Mapping[str, Check] = {
     "tensor-parallel-fits-runtime": lambda s: s.engine.runtime != "ctranslate2" or s.engine.tensor_parallel == 1,
     "accelerator-required": lambda s: s.engine.runtime != "tensorrt_llm" or s.engine.accelerator is not None,
     "accelerator-forbidden": lambda s: s.engine.runtime != "ctranslate2" or s.engine.accelerator is None,
+    "refit-fits-engine": lambda s: (
+        s.engine.rebuild == "Full" or (s.engine.runtime == "tensorrt_llm" and s.engine.quantization == "none")
+    ),
     "mig-is-one-gpu": lambda s: (
         s.engine.accelerator is None or s.engine.accelerator.mig_profile is None or s.engine.tensor_parallel == 1
     ),
