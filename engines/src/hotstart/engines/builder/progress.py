@@ -15,7 +15,7 @@ USUAL_SECONDS_PER_MIB: dict[BuildPhase, float] = {
     BuildPhase.DOWNLOADING: 0.010,
     BuildPhase.CONVERTING: 0.040,
     BuildPhase.BUILDING: 0.0,
-    BuildPhase.VERIFYING: 0.008,
+    BuildPhase.VERIFYING: 0.035,
     BuildPhase.CALIBRATING: 0.0,
     BuildPhase.UPLOADING: 0.015,
 }

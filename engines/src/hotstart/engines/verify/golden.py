@@ -14,7 +14,7 @@ from pathlib import Path
 GOLDEN_NAME = "golden.json"
 GOLDEN_FORMAT = 1
 MOST_GOLDENS = 10
-LONGEST_GOLDEN = 64  # tokens of a prompt, the first one of a text included: a load must stay quick
+LONGEST_GOLDEN = 64  # tokens of a prompt, the first one of a text included: a load must stay quick, where it can
 
 #: Text -> tokens, without the tokens that a tokenizer adds by itself.
 Encode = Callable[[str], Sequence[int]]

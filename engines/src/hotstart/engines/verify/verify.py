@@ -162,9 +162,11 @@ def choose(subject: Subject, samples: Sequence[Sample], expectation: Expectation
     for sample, question in zip(samples, expectation.questions, strict=True):
         if tuple(encode(sample.text)[: len(question.ids) - head]) != question.ids[head:]:
             raise make_failure(f"tokenizer.json beside it gives other tokens for {sample.name} than the checkpoint's")
-    goldens = choose_goldens(find_candidates(subject, samples, expectation, tokenizer, epsilon), encode)
+    candidates = find_candidates(subject, samples, expectation, tokenizer, epsilon)
+    short = [candidate for candidate in candidates if len(candidate.ids) + head <= LONGEST_GOLDEN]
+    goldens = choose_goldens(short, encode) or choose_goldens(candidates, encode)
     if not goldens:
-        raise make_failure(f"no position below token {LONGEST_GOLDEN} is clear enough to be asked again at each load")
+        raise make_failure("no position is clear enough to be asked again at each load")
     return goldens
 
 
@@ -192,9 +194,9 @@ def check_second_load(runtime: ScorerFactory, subject: Subject, goldens: Sequenc
 def find_candidates(
     subject: Subject, samples: Sequence[Sample], expectation: Expectation, tokenizer: Tokenizer, epsilon: float
 ) -> list[Candidate]:
-    """Positions that may become golden: above epsilon, short, and not the end of a text, which no engine hands on."""
+    """Positions that may become golden: above epsilon, and not before the end of a text, which no engine hands on."""
     head = 0 if subject.checkpoint.bos_id is None else 1
-    longest = min(LONGEST_GOLDEN, find_limit(subject.recipe) or LONGEST_GOLDEN)
+    limit = find_limit(subject.recipe)
     found = []
     for sample, question, tokens, margins in zip(
         samples, expectation.questions, expectation.tokens, expectation.margins, strict=True
@@ -202,7 +204,12 @@ def find_candidates(
         ends = [end for _, end in tokenizer.encode(sample.text, add_special_tokens=False).offsets]
         for position, token, margin in zip(question.positions, tokens, margins, strict=True):
             last = position - head
-            if margin > epsilon and last >= 0 and position < longest and token not in subject.checkpoint.eos_ids:
+            if (
+                margin > epsilon
+                and last >= 0
+                and (limit is None or position < limit)
+                and token not in subject.checkpoint.eos_ids
+            ):
                 ids = question.ids[head : position + 1]
                 found.append(Candidate(question.name, sample.text[: ends[last]], ids, token, margin))
     return found
