@@ -5,6 +5,7 @@ None of this is TensorRT-LLM: the tools' options and files are those of the fact
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,11 +18,12 @@ from typing import Any
 import pytest
 from hotstart.engines.accelerators import find_accelerator, make_platform
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
+from hotstart.engines.checkpoints.trtllm_folder import TrtllmFolder
 from hotstart.engines.errors import EngineError, Reason, Retryable, Terminal
 from hotstart.engines.recipe import EngineLimits, EngineRecipe
 from hotstart.engines.runtimes.runtime import load_runtime
 from hotstart.engines.runtimes.tensorrt_llm.scorer import TensorRTLLMScorer
-from hotstart.engines.runtimes.tensorrt_llm.tensorrt_llm import BESIDE, CHECKPOINT, MODEL, TensorRTLLM
+from hotstart.engines.runtimes.tensorrt_llm.tensorrt_llm import BESIDE, CHECKPOINT, MODEL, TensorRTLLM, link_files
 from hotstart.engines.runtimes.tensorrt_llm.tool import RUNNING, kill_running
 from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.toolchains import find_toolchain
@@ -30,6 +32,7 @@ from hotstart.engines.verify.scorer import BrokenEngine
 from tests.engines.trtllm_world import make_world
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 from tests.support.tiny_mpt import write_tiny_mpt
+from tests.support.trtllm_checkpoint import write_trtllm_checkpoint
 
 H100 = find_accelerator("NVIDIA-H100-80GB-HBM3")
 assert H100 is not None
@@ -115,6 +118,34 @@ def test_fp8_is_calibrated_in_the_build(places: dict[str, Path], world: Any) -> 
     shares = build(places, FP8)
     assert shares == sorted(shares)
     assert (places["work"] / CHECKPOINT / "rank0.safetensors").read_text() == "weights by quantize.py for 0"
+
+
+def test_a_tensorrt_llm_checkpoint_is_built_as_it_is(places: dict[str, Path], world: Any) -> None:
+    recipe = replace(
+        MPT,
+        toolchain=find_toolchain("tensorrt_llm", "LlamaForCausalLM", checkpoint_format="tensorrt_llm"),
+        tensor_parallel=2,
+    )
+    source = write_trtllm_checkpoint(places["source"], 2)
+    TensorRTLLM().convert(TrtllmFolder(source), recipe, places["converted"], lambda share: None, source)
+    linked = places["converted"] / CHECKPOINT / "rank1.safetensors"
+    assert linked.stat().st_ino == (source / "rank1.safetensors").stat().st_ino
+    with pytest.raises(Terminal, match="already converted, for tensorParallel 2"):
+        TensorRTLLM().convert(
+            TrtllmFolder(source), replace(recipe, tensor_parallel=1), places["engine"], lambda share: None, source
+        )
+
+
+def test_files_of_another_disk_are_linked_by_name(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    (places["source"] / "config.json").write_text("{}")
+    monkeypatch.setattr(os, "link", refuse)
+    link_files(places["source"], places["work"] / "linked", ["config.json"])
+    assert (places["work"] / "linked" / "config.json").readlink() == places["source"] / "config.json"
+    with pytest.raises(Terminal, match=r"has no rank0\.safetensors"):
+        link_files(places["source"], places["work"] / "again", ["rank0.safetensors"])
 
 
 def test_a_converter_for_another_network_is_refused(places: dict[str, Path], world: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from collections import deque
@@ -14,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from hotstart.engines.runtimes.tensorrt_llm.build_command import TOOL_ENVIRONMENT, Command
 from hotstart.engines.runtimes.tensorrt_llm.failures import make_failure
-from hotstart.engines.runtimes.tensorrt_llm.tool import RUNNING, end, kill_group
+from hotstart.engines.runtimes.tensorrt_llm.tool import RUNNING, end, kill_group, make_environment
 from hotstart.engines.verify.scorer import BrokenEngine
 
 log = logging.getLogger(__name__)
@@ -32,8 +35,11 @@ class TensorRTLLMScorer:
         """Raises BrokenEngine where the engine cannot be loaded."""
         self._tail: deque[str] = deque(maxlen=TAIL)
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._home = tempfile.TemporaryDirectory(prefix="score-")
+        command = Command((*program, str(folder)), TOOL_ENVIRONMENT)
         self._process = subprocess.Popen(
-            [*program, str(folder)],
+            command.argv,
+            env=make_environment(command, Path(self._home.name), os.environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -46,7 +52,7 @@ class TensorRTLLMScorer:
             _read(self._process.stdout, self._answers.put),
             _read(self._process.stderr, lambda line, tail=self._tail: _note(tail, line)),  # type: ignore[misc]
         )
-        self.close = weakref.finalize(self, _end, self._process, readers)
+        self.close = weakref.finalize(self, _end, self._process, readers, self._home)
         self._wait(LOAD_SECONDS)
 
     def top_tokens(self, ids: Sequence[int], positions: Sequence[int]) -> tuple[int, ...]:
@@ -100,8 +106,11 @@ def _note(tail: deque[str], line: str | None) -> None:
         log.info("engine said line=%s", line)
 
 
-def _end(process: subprocess.Popen[str], readers: Sequence[threading.Thread]) -> None:
+def _end(
+    process: subprocess.Popen[str], readers: Sequence[threading.Thread], home: tempfile.TemporaryDirectory[str]
+) -> None:
     kill_group(process)
     for reader in readers:
         reader.join()
     end(process)
+    home.cleanup()

@@ -22,7 +22,12 @@ from hotstart.engines.runtimes.tensorrt_llm.failures import LAST_LINES, make_fai
 log = logging.getLogger(__name__)
 LONGEST_LINE = 4096  # characters; a longer one comes in pieces
 #: Of this process's own environment; credentials of the checkpoint's store are not for a tool.
-INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL", "OMPI_", "OPAL_", "UCX_", "CUDA_", "NVIDIA_")
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL", "OMPI_", "OPAL_", "UCX_", "NCCL_", "CUDA_")
+INHERITED += ("NVIDIA_", "TLLM_", "TRTLLM_")
+#: Libraries ask for the user's name, which the container's number may not have.
+USER = {"USER": "hotstart", "LOGNAME": "hotstart"}
+#: Where tools and their libraries write beside their output.
+WRITTEN_TO = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 #: What runs now, with its workers.
 RUNNING: set[subprocess.Popen[str]] = set()
@@ -73,8 +78,7 @@ def end(process: subprocess.Popen[str]) -> None:
 def make_environment(command: Command, folder: Path, ours: Mapping[str, str]) -> dict[str, str]:
     """The tool's environment: the container's own, the command's, and places to write to. Pure."""
     kept = {name: value for name, value in ours.items() if name.startswith(INHERITED)}
-    places = {"HOME": str(folder), "TMPDIR": str(folder), "XDG_CACHE_HOME": str(folder), "HF_HOME": str(folder)}
-    return {**kept, **places, **command.environment}
+    return {**kept, **USER, **dict.fromkeys(WRITTEN_TO, str(folder)), **command.environment}
 
 
 def _start(command: Command, folder: Path) -> subprocess.Popen[str]:
