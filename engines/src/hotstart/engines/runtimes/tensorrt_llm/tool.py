@@ -22,8 +22,10 @@ from hotstart.engines.runtimes.tensorrt_llm.failures import LAST_LINES, make_fai
 log = logging.getLogger(__name__)
 LONGEST_LINE = 4096  # characters; a longer one comes in pieces
 #: Of this process's own environment; credentials of the checkpoint's store are not for a tool.
-INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL", "OMPI_", "OPAL_", "UCX_", "NCCL_", "CUDA_")
-INHERITED += ("NVIDIA_", "TLLM_", "TRTLLM_")
+INHERITED = (
+    *("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL"),
+    *("CUDA_", "NVIDIA_", "NCCL_", "OMPI_", "OPAL_", "UCX_", "TLLM_", "TRTLLM_"),
+)
 #: Libraries ask for the user's name, which the container's number may not have.
 USER = {"USER": "hotstart", "LOGNAME": "hotstart"}
 #: Where tools and their libraries write beside their output.
