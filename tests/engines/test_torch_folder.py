@@ -228,7 +228,7 @@ def test_without_torch_a_checkpoint_is_inspected_and_not_read(tmp_path: Path, mo
         "hotstart.engines.checkpoints.torch_folder.find_spec", lambda name: None if name == "torch" else found(name)
     )
     checkpoint = prepare_from(source, tmp_path / "a", "tensorrt_llm", heads_only=True)
-    with pytest.raises(Terminal, match=r"pytorch_model\.bin is read with PyTorch.*builder-trtllm"):
+    with pytest.raises(Terminal, match=r"pytorch_model\.bin is read with PyTorch.*builderTrtllm"):
         checkpoint.tensor("model.norm.weight")
     for runtime, heads_only in (("ctranslate2", True), ("tensorrt_llm", False)):
         with pytest.raises(Terminal, match="which this image lacks") as failure:

@@ -65,7 +65,7 @@ def require_torch(name: str) -> None:
         raise Terminal(
             Reason.UNSUPPORTED_RECIPE,
             f"{name} is read with PyTorch, which this image lacks; the builder image of the runtime tensorrt_llm "
-            "(hotstart/builder-trtllm) has it. Save the checkpoint as safetensors, or set engine.runtime.",
+            "(image.builderTrtllm of the chart) has it. Save the checkpoint as safetensors, or set engine.runtime.",
         )
 
 

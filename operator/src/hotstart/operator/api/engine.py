@@ -67,7 +67,7 @@ class Platform(ApiModel):
 
     cpu_architecture: Annotated[Version, Field(description="CPU architecture, such as amd64.")] = "amd64"
     gpu_product: Annotated[PlatformWord, Field(description="GPU product, such as NVIDIA-H100-80GB-HBM3.")] = ""
-    gpu_sm: Annotated[PlatformWord, Field(description="Compute capability of the GPU, such as 90.")] = ""
+    gpu_sm: Annotated[PlatformWord, Field(description="Compute capability of the GPU, such as sm_90.")] = ""
     gpu_memory: Annotated[PlatformWord, Field(description="Memory of the GPU, or its MIG profile.")] = ""
 
 

@@ -34,5 +34,5 @@ def _first(what: str, packages: Sequence[str], find: Callable[[str], str]) -> st
         return numbers.group() if numbers else version  # without .post1, +cu131 and the like
     raise Terminal(
         Reason.TOOLCHAIN_MISMATCH,
-        f"This image has no {what}: engines of TensorRT-LLM are built in the builder-trtllm image.",
+        f"This image has no {what}: engines of TensorRT-LLM are built by the chart's image.builderTrtllm.",
     )
