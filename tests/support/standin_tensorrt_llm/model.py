@@ -38,6 +38,8 @@ class Generation:
     def __init__(self, request: Any) -> None:
         self.request = request
         self.stopped = threading.Event()
+        self.lock = threading.Lock()
+        self.over = False
 
 
 class TritonPythonModel:
@@ -97,9 +99,11 @@ class TritonPythonModel:
 
     def _poll(self) -> None:
         while not self._closing.wait(self._period):
-            with self._lock:
-                for generation in self._running.values():
-                    if generation.request.is_cancelled():
+            with self._lock:  # never held while Triton is asked: it answers only once ``execute`` has returned
+                running = list(self._running.values())
+            for generation in running:
+                with generation.lock:
+                    if not generation.over and generation.request.is_cancelled():
                         generation.stopped.set()
 
     def _serve(self, generation: Generation, sender: Any, arrived: int) -> None:
@@ -114,8 +118,10 @@ class TritonPythonModel:
         except Exception as error:  # noqa: BLE001  # as the backend: whatever it is, the caller hears of it
             message = f"Executor failed process requestId 1 due to the following error: {error}"
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message))
-        with self._lock:  # Triton frees the request with its final response
+        with self._lock:
             self._running.pop(request.request_id(), None)
+        with generation.lock:  # Triton frees the request with its final response
+            generation.over = True
             sender.send(response, flags=FINAL)
 
     def _check(self, request: Any, prompt: list[int]) -> None:
