@@ -99,7 +99,7 @@ def _start(command: Command, folder: Path) -> subprocess.Popen[str]:
     except FileNotFoundError as error:
         raise Terminal(
             Reason.TOOLCHAIN_MISMATCH,
-            f"This image has no {command.argv[0]}: engines of TensorRT-LLM are built by the chart's image.builderTrtllm.",
+            f"No {command.argv[0]} here: engines of TensorRT-LLM are built by the chart's image.builderTrtllm.",
         ) from error
 
 
