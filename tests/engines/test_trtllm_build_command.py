@@ -33,7 +33,7 @@ GOLDEN = Path(__file__).with_name("golden") / "trtllm_commands.json"
 MPT = find_toolchain("tensorrt_llm", "MPTForCausalLM")
 LLAMA_FP8 = find_toolchain("tensorrt_llm", "LlamaForCausalLM", quantization="fp8")
 REPLIT = EngineRecipe(MPT, "float16", "none", limits=EngineLimits(64, 3840, 4096))
-PLACES = BuildPlaces("/work/checkpoint", "/work/engine", "/work/timing.cache.new", "/work/timing.cache")
+PLACES = BuildPlaces("/scratch/checkpoint", "/scratch/engine", "/scratch/timing.cache.new", "/scratch/timing.cache")
 RECIPES = {
     "replit-code float16": REPLIT,
     "replit-code int8 bfloat16": replace(REPLIT, dtype="bfloat16", quantization="int8_weight_only"),
@@ -47,7 +47,7 @@ def test_commands_are_those_that_were_looked_at() -> None:
     for name, recipe in RECIPES.items():
         command = make_build_command(recipe, PLACES)
         found[name] = {"argv": command.argv, "environment": command.environment, "files": command.files}
-    command = make_quantize_command(RECIPES["llama fp8"], "/work/model", "/work/checkpoint", "/work/texts")
+    command = make_quantize_command(RECIPES["llama fp8"], "/scratch/model", "/scratch/checkpoint", "/scratch/texts")
     found["quantize"] = {"argv": command.argv, "environment": command.environment, "files": command.files}
     text = json.dumps(found, indent=1) + "\n"
     if os.environ.get("HOTSTART_UPDATE_GOLDEN"):
@@ -62,7 +62,7 @@ def test_every_option_whose_default_would_surprise_is_given() -> None:
     assert options["--max_input_len"] == "3840"  # 1024
     assert options["--max_num_tokens"] == "8192"
     assert options["--gemm_plugin"] == "float16"  # off
-    assert options["--output_timing_cache"] == "/work/timing.cache.new"  # in the working directory
+    assert options["--output_timing_cache"] == "/scratch/timing.cache.new"  # in the working directory
     assert options["--logits_dtype"] == "float32"
     gone = {"--tp_size", "--pp_size", "--multi_block_mode", "--max_output_len", "--auto_parallel", "--paged_kv_cache"}
     assert not gone & options.keys()

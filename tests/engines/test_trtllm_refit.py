@@ -26,13 +26,13 @@ from tests.engines.test_trtllm_runtime import MPT, build, convert, places, world
 __all__ = ["places", "world"]  # fixtures
 
 RECIPE = replace(MPT, rebuild=REFIT)
-PLACES = BuildPlaces("/work/checkpoint", "/work/plan", "/work/timing.cache.new", "/work/timing.cache")
+PLACES = BuildPlaces("/scratch/checkpoint", "/scratch/plan", "/scratch/timing.cache.new", "/scratch/timing.cache")
 
 
 def test_the_commands_word_for_word() -> None:
-    assert make_refit_command(RECIPE, "/work/base", "/work/checkpoint", "/work/engine").argv == (
-        *("trtllm-refit", "--engine_dir", "/work/base"),
-        *("--checkpoint_dir", "/work/checkpoint", "--output_dir", "/work/engine"),
+    assert make_refit_command(RECIPE, "/scratch/base", "/scratch/checkpoint", "/scratch/engine").argv == (
+        *("trtllm-refit", "--engine_dir", "/scratch/base"),
+        *("--checkpoint_dir", "/scratch/checkpoint", "--output_dir", "/scratch/engine"),
     )
     strip = make_strip_command(RECIPE, PLACES)
     assert strip.argv == (*make_build_command(RECIPE, PLACES).argv, "--strip_plan")

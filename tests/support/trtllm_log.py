@@ -24,6 +24,6 @@ def rank_lines(rank: int) -> tuple[str, ...]:
         f"{ours} Total time of building Unnamed Network 0: 00:00:22",
         f"{ours} Timing cache serialized to timing.cache.new",
         f"{ours} Build phase peak memory: 40294.03 MB, children: 16.96 MB",
-        f"{ours} Serializing engine to /work/engine/rank{rank}.engine...",
+        f"{ours} Serializing engine to /scratch/engine/rank{rank}.engine...",
         f"{ours} Engine serialized. Total time: 00:00:19",
     )
