@@ -21,11 +21,12 @@ from hotstart.operator.core.errors import Conflict, Forbidden, HotstartError, Re
 from hotstart.operator.core.revision import Images
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.engine import EngineReconciler
-from hotstart.operator.reconcile.exchange import Exchange, RouterPod
+from hotstart.operator.reconcile.exchange import Exchange
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.model import ModelReconciler
 from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
 from hotstart.operator.reconcile.ports import OpenUpload
+from hotstart.operator.reconcile.routing import RouterPod, Routing
 from hotstart.operator.reconcile.scaling import Scaler
 
 NAMESPACE = "team"
@@ -377,8 +378,9 @@ class Operator:
         self.models = ModelReconciler(cluster, world.events, clock, self.observed, self.memory, images, '{"keys":[]}')
         self.engines = EngineReconciler(cluster, store, world.events, clock, self.observed, self.memory, images)
         builds = BuildServer(cluster, store, agents, self.observed, self.memory, self.queue)
-        self.exchange = Exchange(cluster, store, agents, clock, self.observed, self.memory, self.queue, builds)
-        self.exchange.routers = (RouterPod("router-uid", "10.0.0.1:9700"),)
+        routing = Routing(agents, clock, self.observed, self.memory, self.queue)
+        self.exchange = Exchange(cluster, store, agents, clock, self.observed, self.memory, self.queue, builds, routing)
+        routing.routers = (RouterPod("router-uid", "10.0.0.1:9700"),)
         self.scaler = Scaler(cluster, world.events, clock, self.observed, self.memory, self.queue)
         self.failures = 0
         self.fresh = True

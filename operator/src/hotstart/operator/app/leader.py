@@ -25,10 +25,11 @@ from hotstart.operator.handlers.watches import run_watches
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.collect import Collector, sweep_quietly
 from hotstart.operator.reconcile.engine import EngineReconciler
-from hotstart.operator.reconcile.exchange import Exchange, make_router_pod
+from hotstart.operator.reconcile.exchange import Exchange
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.model import ModelReconciler
 from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
+from hotstart.operator.reconcile.routing import Routing, make_router_pod
 from hotstart.operator.reconcile.scaling import Scaler
 from hotstart.operator.reconcile.work_queue import WorkQueue
 from hotstart.operator.settings import Settings
@@ -148,7 +149,9 @@ class Leader:
         if self._turns % ROUTER_LIST_TURNS == 0:
             labels = f"{LABEL_COMPONENT}={COMPONENT_ROUTER}"
             pods = await self.cluster.list("Pod", namespace=self.settings.namespace, labels=labels)
-            self.exchange.routers = tuple(router for pod in pods if (router := make_router_pod(pod)) is not None)
+            self.exchange.routing.routers = tuple(
+                router for pod in pods if (router := make_router_pod(pod)) is not None
+            )
         self._turns += 1
         await self.exchange.turn()
         await self.scaler.turn()
@@ -207,7 +210,8 @@ def make_leader(
 
     queue = WorkQueue(work, on_error=lambda key: metrics.RECONCILES.labels(key.kind, "raised").inc())
     builds = BuildServer(cluster, store, agents, observed, memory, queue)
-    exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds)
+    routing = Routing(agents, clock, observed, memory, queue)
+    exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds, routing)
     scaler = Scaler(cluster, events, clock, observed, memory, queue)
     collector = None
     if settings.collection is not None:
