@@ -42,11 +42,18 @@ def installation() -> Installation:
     return Installation(site / "pytriton/tritonserver", venv / "bin", library)
 
 
+_handed_out: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of loopback that nothing listens on, and another one at each call: the kernel may give one out twice."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = int(listener.getsockname()[1])
+        if port not in _handed_out:
+            _handed_out.add(port)
+            return port
 
 
 @dataclass
