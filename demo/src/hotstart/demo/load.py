@@ -19,7 +19,7 @@ from hotstart.demo.watch import cold_start, ready_replicas, wait_for_model
 from hotstart.loadtest.prompts import BUILT_IN_PROMPTS
 
 MODEL = "smollm2"
-REPLICAS_OF_LOAD = 1.3  # the rate, in what a replica can do
+REPLICAS_OF_LOAD = 1.15  # the rate, in what a replica can do
 MAX_TOKENS = 16
 PROBE_PAUSE_SECONDS = 1.5
 PROBES = 4  # lone requests that tell what one of the load's takes
