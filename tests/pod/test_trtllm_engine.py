@@ -1,13 +1,15 @@
-"""What the completion model sends to TensorRT-LLM and reads from it, with Triton's module played by a test."""
+"""What the completion model sends to TensorRT-LLM and reads from it, with Triton's HTTP port played by a test."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import numpy as np
 import pytest
 from hotstart.engines.triton import trtllm_tensors as names
 from hotstart.engines.triton.completion.engine import NOTHING_MEASURED, EngineFacts, Measured
@@ -17,67 +19,81 @@ from hotstart.engines.triton.completion.options import RequestOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.triton import free_port
+
 FACTS = EngineFacts("tensorrt_llm", 4096, (2, 5), None)
 BACKSTOP = 20.0
 
 
 @dataclass
-class FakeTensor:
-    tensor_name: str
-    value: Any
-
-    def as_numpy(self) -> Any:
-        return self.value
-
-
-@dataclass
 class FakeResponse:
-    tensors: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
 
-    def has_error(self) -> bool:
-        return bool(self.failure)
-
-    def error(self) -> Any:
-        class Error:
-            message = staticmethod(lambda: self.failure)
-
-        return Error
+    def message(self) -> dict[str, Any]:
+        """As Triton writes it: one value without brackets, of an error nothing else."""
+        if self.failure:
+            return {"error": self.failure}
+        plain = {name: value[0] if len(value) == 1 else value for name, value in self.values.items() if value}
+        return {"model_name": "tensorrt_llm", "model_version": "1", **plain}
 
 
 def token_response(*tokens: int, padding: int = 0, **more: int) -> FakeResponse:
-    ids = np.array([[[*tokens, *[-1] * padding]]], np.int32)
-    extra = {name: np.array([[value]]) for name, value in more.items()}
-    return FakeResponse({names.OUTPUT_IDS: ids, names.SEQUENCE_LENGTH: np.array([[len(tokens)]], np.int32), **extra})
+    ids = [*tokens, *[-1] * padding]
+    return FakeResponse(
+        {names.OUTPUT_IDS: ids, names.SEQUENCE_LENGTH: [len(tokens)], **{name: [more[name]] for name in more}}
+    )
 
 
 @dataclass
 class FakeTriton:
-    """``pb_utils`` whose model plays ``script`` and can be stopped."""
+    """Triton's HTTP port, whose model plays ``script`` and can be stopped."""
 
     script: Callable[[FakeTriton], Iterator[FakeResponse]]
     requests: list[dict[str, Any]] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
     stop_fails: bool = False
+    stops_lost: int = 0  # so many stops come before their request, and end nothing
 
-    Tensor = staticmethod(FakeTensor)
-
-    def InferenceRequest(self, **given: Any) -> Any:  # Triton's name
-        inputs = {tensor.tensor_name: tensor.value for tensor in given.pop("inputs")}
-        self.requests.append({**given, "inputs": inputs})
-
-        def run(decoupled: bool) -> Iterator[FakeResponse]:
-            assert decoupled
-            if names.STOP not in inputs:
-                return self.script(self)
+    def answer(self, request: dict[str, Any]) -> Iterator[FakeResponse]:
+        self.requests.append(request)
+        if names.STOP not in request:
+            return self.script(self)
+        if self.stops_lost > 0:
+            self.stops_lost -= 1
+        else:
             self.stopped.set()
-            return iter([FakeResponse(failure="no such request") if self.stop_fails else FakeResponse()])
+        return iter([FakeResponse(failure="no such request")] if self.stop_fails else [])
 
-        return type("Request", (), {"exec": staticmethod(run)})
+    @contextlib.contextmanager
+    def serve(self) -> Iterator[str]:
+        triton = self
 
-    @staticmethod
-    def get_output_tensor_by_name(response: FakeResponse, name: str) -> Any:
-        return FakeTensor(name, response.tensors[name]) if name in response.tensors else None
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:  # http.server's name
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                with contextlib.suppress(ConnectionAbortedError):
+                    for response in triton.answer({"path": self.path, **request}):
+                        text = f"data: {json.dumps(response.message())}\n\n".encode()
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
+                    self.wfile.write(b"0\r\n\r\n")
+                self.close_connection = True
+
+            def log_message(self, *args: Any) -> None: ...
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            try:
+                yield f"127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
+                thread.join()
 
 
 def plays(*responses: FakeResponse) -> FakeTriton:
@@ -89,17 +105,18 @@ def run(
     on_token: Callable[[int], bool] = lambda token: False,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[list[int], Measured]:
-    engine = TrtllmEngine(triton, FACTS)
     seen: list[int] = []
 
     def take(token: int) -> bool:
         seen.append(token)
         return on_token(token)
 
-    try:
-        measured = engine.generate([7, 8, 9], RequestOptions(max_tokens=16), take, cancelled)
-    finally:
-        engine.close()
+    with triton.serve() as address:
+        engine = TrtllmEngine(address, FACTS)
+        try:
+            measured = engine.generate([7, 8, 9], RequestOptions(max_tokens=16), take, cancelled)
+        finally:
+            engine.close()
     return seen, measured
 
 
@@ -115,22 +132,15 @@ def test_a_request_is_what_the_backend_takes() -> None:
     triton = plays(token_response(10))
     run(triton)
     [request] = triton.requests
-    assert request["model_name"] == "tensorrt_llm"
-    assert set(request["requested_output_names"]) >= {"output_ids", "sequence_length"}
+    assert request.pop("path") == "/v2/models/tensorrt_llm/generate_stream"
+    assert request.pop("id") != ""
     declared = {tensor.name: tensor for tensor in names.INPUTS}
-    for name, value in request["inputs"].items():
-        assert value.shape == ((1, 3) if name == "input_ids" else (1, 1)), name
-        assert (
-            declared[name].data_type
-            == {
-                "int32": "TYPE_INT32",
-                "bool": "TYPE_BOOL",
-                "float32": "TYPE_FP32",
-                "uint64": "TYPE_UINT64",
-            }[str(value.dtype)]
-        )
+    kinds = {"TYPE_INT32": int, "TYPE_BOOL": bool, "TYPE_FP32": float, "TYPE_UINT64": int}
+    for name, values in request.items():
+        assert len(values) == (3 if name == "input_ids" else 1), name
+        assert {type(value) for value in values} == {kinds[declared[name].data_type]}, name
     required = {tensor.name for tensor in names.INPUTS if not tensor.optional}
-    assert required <= set(request["inputs"]) and required <= set(make_stop_inputs())
+    assert required <= set(request) and required <= set(make_stop_inputs())
 
 
 @pytest.mark.parametrize("end", FACTS.eos_ids)
@@ -157,8 +167,8 @@ def test_a_stop_on_text_sends_one_stop_with_the_same_id_and_waits_for_the_end() 
     assert seen == [10]
     assert ended.is_set()
     generation, stop = triton.requests
-    assert stop["request_id"] == generation["request_id"] != ""
-    assert stop["inputs"][names.STOP].tolist() == [[True]]
+    assert stop["id"] == generation["id"] != ""
+    assert stop[names.STOP] == [True]
 
 
 def test_a_cancellation_is_obeyed_before_the_first_token() -> None:
@@ -170,6 +180,30 @@ def test_a_cancellation_is_obeyed_before_the_first_token() -> None:
     left.set()
     seen, _ = run(FakeTriton(script), cancelled=left.is_set)
     assert seen == []
+
+
+def test_a_stop_that_overtook_its_request_is_sent_again() -> None:
+    def script(triton: FakeTriton) -> Iterator[FakeResponse]:
+        assert triton.stopped.wait(BACKSTOP)
+        yield FakeResponse()
+
+    triton = FakeTriton(script, stops_lost=2)
+    seen, _ = run(triton, cancelled=lambda: True)
+    assert seen == []
+    assert len(triton.requests) >= 4
+
+
+def test_a_triton_that_does_not_answer_fails_the_request() -> None:
+    def script(triton: FakeTriton) -> Iterator[FakeResponse]:
+        yield token_response(10)
+        raise ConnectionAbortedError  # the answer is cut off
+
+    with pytest.raises(CompletionError, match=r"generate_stream at .*IncompleteRead"):
+        run(FakeTriton(script))
+    engine = TrtllmEngine(f"127.0.0.1:{free_port()}", FACTS)
+    with pytest.raises(CompletionError, match="Connection refused"):
+        engine.generate([7], RequestOptions(max_tokens=16), lambda token: False)
+    engine.close()
 
 
 def test_a_stop_that_is_refused_only_lets_the_generation_run_on() -> None:
@@ -195,7 +229,7 @@ def test_two_generations_never_share_an_id() -> None:
     triton = plays(token_response(10))
     run(triton)
     run(triton)
-    assert len({request["request_id"] for request in triton.requests}) == 2
+    assert len({request["id"] for request in triton.requests}) == 2
 
 
 @given(

@@ -128,6 +128,28 @@ async def test_many_at_once_all_end(stream: Stream) -> None:
     assert len({"".join(stream.texts[name]) for name in names}) == 1
 
 
+async def test_hundreds_with_sixteen_at_once_all_end(tmp_path: Path, engine_folder: Path) -> None:
+    """By way of Triton's business logic scripting this hung within the first hundred or two."""
+    engine = write_standin_engine(tmp_path / "engine", engine_folder, batch_size=16)
+    repository = write_repository(tmp_path / "repository", engine, make_serving(max_new_tokens=8))
+    made = start_triton(repository, load=("tensorrt_llm", "completion"), backends=make_backends(tmp_path / "backends"))
+    try:
+        async with grpc.InferenceServerClient(made.grpc) as client:
+            stream = Stream(client)
+
+            async def ask(place: int) -> None:
+                for number in range(40):
+                    name = f"{place}-{number}"
+                    [details] = await stream.end(stream.send(message(name, max_tokens=8, stream=number % 2 == 0)))
+                    assert details["completion_tokens"] == 8
+
+            await asyncio.gather(*(ask(place) for place in range(16)))
+            assert len({"".join(texts) for texts in stream.texts.values()}) == 1
+            await stream.close()
+    finally:
+        made.stop()
+
+
 async def test_a_cancelled_request_frees_its_place_in_the_engine(stream: Stream, running: Callable[[], Any]) -> None:
     names = [stream.send(message(f"c{number}", max_tokens=400, stream=True)) for number in range(BATCH)]
     async with asyncio.timeout(60):

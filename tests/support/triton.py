@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from hotstart.engines.triton.completion.names import ADDRESS_VARIABLE
 from hotstart.engines.triton.server import Installation, ServerPlan, make_arguments, make_environment
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,8 @@ def start_triton(
         load=load,
     )
     where = replace(installation(), backends=backends)
-    environment = make_environment(where, {**os.environ, "HOTSTART_SOURCES": os.pathsep.join(SOURCES)})
+    own = {"HOTSTART_SOURCES": os.pathsep.join(SOURCES), ADDRESS_VARIABLE: f"127.0.0.1:{plan.http_port}"}
+    environment = make_environment(where, {**os.environ, **own})
     log = log or repository.with_name("triton.log")
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -26,7 +26,7 @@ import aiohttp
 from hotstart.engines.calibrate.samples import CalibrationFailed, Timing, make_timing
 from hotstart.engines.calibrate.vocabulary import read_vocabulary
 from hotstart.engines.pod_agent.triton_client import TritonClient, TritonGone, TritonRefused
-from hotstart.engines.triton.completion.names import WARM_UP_ID
+from hotstart.engines.triton.completion.names import ADDRESS_VARIABLE, WARM_UP_ID
 from hotstart.engines.triton.repository import ModelBundle, make_repository
 from hotstart.engines.triton.server import (
     Installation,
@@ -139,17 +139,17 @@ class OwnTriton:
         with contextlib.ExitStack() as stack:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calibrate-")))
             plan = self._write(root)
+            addresses = {"http": f"127.0.0.1:{plan.http_port}", "metrics": f"127.0.0.1:{plan.metrics_port}"}
             log = stack.enter_context((root / "triton.log").open("ab"))
             server = subprocess.Popen(
                 make_command(plan, self._installation),
-                env=make_environment(self._installation, dict(os.environ)),
+                env=make_environment(self._installation, {**os.environ, ADDRESS_VARIABLE: addresses["http"]}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
             stack.callback(end, server)
-            addresses = {"http": f"127.0.0.1:{plan.http_port}", "metrics": f"127.0.0.1:{plan.metrics_port}"}
             completion = stack.enter_context(TritonCompletion(self._folder / "tokenizer.json", **addresses))
             try:
                 completion.load(*(() if plan.ranks > 1 else (TRTLLM_MODEL,)), "completion")

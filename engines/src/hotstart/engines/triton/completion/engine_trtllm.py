@@ -1,10 +1,13 @@
 """TensorRT-LLM behind the completion model: each generation is a request to the model ``tensorrt_llm`` beside it.
 
-The request goes through Triton's business logic scripting, decoupled, by the blocking ``exec(decoupled=True)`` on the
-scheduler's own worker threads. That form is the same in Triton 2.51 and in the 26.07 container, needs no event loop
-beside the scheduler, and its iterator waits without Python's lock; ``async_exec`` would need ``async def execute`` and
-a second scheduler, and the iterator's own ``cancel()`` came after 2.51. So each sequence has a thread, and there are
-``MOST_WORKERS`` at most.
+The request goes through Triton's own HTTP port on the loopback (``generate_stream``, one JSON message a response), from
+the scheduler's worker threads: each sequence has a thread, and there are ``MOST_WORKERS`` at most.
+
+It does not go through Triton's business logic scripting, which deadlocks as soon as several threads use it decoupled.
+Seen in Triton 2.51, and the code is the same in the 26.07 container (python_backend, branches r24.10 and r26.07):
+``ResponseIterator::Next`` waits for Python's lock while it holds its iterator's, ``Stub::ProcessBLSResponseDecoupled``
+waits for the iterator's while it holds the map's, and ``Stub::GetResponseIterator``, which ends every ``exec``, waits
+for the map's while it holds Python's. ``async_exec`` runs the same code on threads of its own.
 
 A generation is ended early by a second request with ``stop`` and the same id, which the backend obeys at once where it
 looks for clients that left only now and then. Then the first request's last response still comes, and is waited for: a
@@ -13,15 +16,18 @@ worker is free when its place in the engine is.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import logging
 import random
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from hotstart.engines.triton import trtllm_tensors as names
 from hotstart.engines.triton.completion.engine import NOTHING_MEASURED, Cancelled, EngineFacts, Measured, OnToken, never
 from hotstart.engines.triton.completion.errors import CompletionError
@@ -32,16 +38,19 @@ from hotstart.engines.triton.trtllm_tensors import INPUTS
 log = logging.getLogger(__name__)
 MOST_WORKERS = 256
 WATCH_SECONDS = 0.005  # how often a running generation is asked whether it was cancelled
+STOP_AGAIN_SECONDS = 0.05  # a stop may overtake its request, until that is answered
 SEED_BITS = 32
-NUMPY_TYPES: dict[str, Any] = {
-    names.INT32: np.int32,
-    names.INT64: np.int64,
-    names.UINT64: np.uint64,
-    names.FP32: np.float32,
-    names.BOOL: np.bool_,
+#: JSON of an input: Triton takes no whole number for a floating one.
+JSON_TYPES: dict[str, Callable[[Any], Any]] = {
+    names.INT32: int,
+    names.INT64: int,
+    names.UINT64: int,
+    names.FP32: float,
+    names.BOOL: bool,
 }
-TYPES = {tensor.name: NUMPY_TYPES[tensor.data_type] for tensor in INPUTS}
-WANTED = (names.OUTPUT_IDS, names.SEQUENCE_LENGTH, names.ARRIVAL, names.FIRST_SCHEDULED, names.REUSED_BLOCKS)
+TYPES = {tensor.name: JSON_TYPES[tensor.data_type] for tensor in INPUTS}
+PATH = f"/v2/models/{TRTLLM_MODEL}/generate_stream"
+DATA = b"data:"  # server-sent events; an error before the first is plain JSON
 
 
 def make_inputs(
@@ -76,18 +85,50 @@ def make_stop_inputs() -> dict[str, Sequence[Any]]:
     return {names.INPUT_IDS: [0], names.INPUT_LENGTHS: [1], names.OUTPUT_LENGTH: [0], names.STOP: [True]}
 
 
+def make_body(request_id: str, inputs: Mapping[str, Sequence[Any]]) -> bytes:
+    """The JSON of a request. Pure."""
+    tensors = {name: [TYPES[name](value) for value in values] for name, values in inputs.items()}
+    return json.dumps({"id": request_id, **tensors}).encode()
+
+
+def read_tokens(message: Mapping[str, Any]) -> list[int]:
+    """The new tokens in a response: of one beam, and without what pads them. Pure."""
+    ids = _values(message, names.OUTPUT_IDS)
+    if not ids:  # the last response of a generation that was ended may have none
+        return []
+    return [int(token) for token in ids[: int(_values(message, names.SEQUENCE_LENGTH)[0])]]
+
+
+def read_measured(message: Mapping[str, Any]) -> Measured | None:
+    """What the engine says of a generation, which stands in one of its responses. Pure."""
+    values = [_values(message, name) for name in (names.ARRIVAL, names.FIRST_SCHEDULED, names.REUSED_BLOCKS)]
+    if not all(values):
+        return None
+    arrival, scheduled, reused = (int(value[0]) for value in values)
+    return Measured(queue_ms=round((scheduled - arrival) / 1e6, 2), reused_blocks=reused)
+
+
 @dataclass(eq=False)
 class _Running:
     cancelled: Cancelled
     sent: bool = False  # a stop that overtakes its request ends nothing
+    answered: bool = False
     stopped: bool = False
+    stopped_at: float = 0.0
+
+    def wants_stop(self) -> bool:
+        if not self.sent or (self.stopped and self.answered):
+            return False
+        if self.stopped:
+            return time.monotonic() - self.stopped_at > STOP_AGAIN_SECONDS
+        return self.cancelled()
 
 
 class TrtllmEngine:
-    """Implements ``engine.Engine``. ``pb_utils`` is Triton's module, an argument so that tests need no Triton."""
+    """Implements ``engine.Engine``. ``address`` is host:port where this very Triton listens for HTTP."""
 
-    def __init__(self, pb_utils: Any, facts: EngineFacts) -> None:
-        self._triton = pb_utils
+    def __init__(self, address: str, facts: EngineFacts) -> None:
+        self._address = address
         self._facts = facts
         self._running: dict[str, _Running] = {}
         self._changed = threading.Condition()
@@ -124,49 +165,52 @@ class TrtllmEngine:
     def _consume(self, request_id: str, running: _Running, inputs: dict[str, Sequence[Any]], take: OnToken) -> Measured:
         over = False
         measured = NOTHING_MEASURED
-        responses = self._send(request_id, inputs, WANTED)
-        running.sent = True
-        for response in responses:
-            measured = self._read_measured(response) or measured
-            for token in self._read_tokens(response):
-                over = over or running.stopped or token in self._facts.eos_ids or take(token)
-            if over:
-                self._stop(request_id, running)
+
+        def on_sent() -> None:
+            running.sent = True
+
+        with contextlib.closing(self._ask(request_id, inputs, on_sent)) as messages:
+            for message in messages:
+                running.answered = True
+                measured = read_measured(message) or measured
+                for token in read_tokens(message):
+                    over = over or running.stopped or token in self._facts.eos_ids or take(token)
+                if over and not running.stopped:
+                    self._stop(request_id, running)
         return measured
 
-    def _send(self, request_id: str, inputs: dict[str, Sequence[Any]], outputs: Sequence[str]) -> Iterator[Any]:
-        """Sends a request at once; its responses as they come. Reading raises CompletionError at one with an error."""
-        request = self._triton.InferenceRequest(
-            model_name=TRTLLM_MODEL,
-            request_id=request_id,
-            requested_output_names=list(outputs),
-            inputs=[self._triton.Tensor(name, np.array([values], TYPES[name])) for name, values in inputs.items()],
-        )
-        return _checked(request.exec(decoupled=True))
+    def _ask(
+        self, request_id: str, inputs: dict[str, Sequence[Any]], on_sent: Callable[[], None] = lambda: None
+    ) -> Generator[Mapping[str, Any], None, None]:
+        """The responses to a request as they come. Closed early, Triton is told that nobody waits for the others.
 
-    def _read_tokens(self, response: Any) -> list[int]:
-        ids = self._triton.get_output_tensor_by_name(response, names.OUTPUT_IDS)
-        if ids is None:  # the last response of a generation that was ended may have none
-            return []
-        length = self._triton.get_output_tensor_by_name(response, names.SEQUENCE_LENGTH)
-        count = int(length.as_numpy().reshape(-1)[0])
-        return [int(token) for token in ids.as_numpy().reshape(-1)[:count]]  # one beam
-
-    def _read_measured(self, response: Any) -> Measured | None:
-        wanted = (names.ARRIVAL, names.FIRST_SCHEDULED, names.REUSED_BLOCKS)
-        tensors = [self._triton.get_output_tensor_by_name(response, name) for name in wanted]
-        if any(tensor is None for tensor in tensors):
-            return None
-        arrival, scheduled, reused = (int(tensor.as_numpy().reshape(-1)[0]) for tensor in tensors)
-        return Measured(queue_ms=round((scheduled - arrival) / 1e6, 2), reused_blocks=reused)
+        Raises:
+            CompletionError: a response is an error, or Triton cannot be asked.
+        """
+        connection = http.client.HTTPConnection(self._address)
+        try:
+            connection.request("POST", PATH, make_body(request_id, inputs), {"Content-Type": "application/json"})
+            on_sent()
+            response = connection.getresponse()
+            for line in _read_lines(response):
+                if text := line.removeprefix(DATA).strip():
+                    yield _checked(json.loads(text))
+            if response.status != http.client.OK:
+                raise CompletionError(f"the engine failed: HTTP status {response.status}")
+        except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+            raise CompletionError(f"the engine failed: {PATH} at {self._address}: {error!r}") from error
+        finally:
+            connection.close()
 
     def _stop(self, request_id: str, running: _Running) -> None:
         with self._changed:
-            if running.stopped or request_id not in self._running:
+            if request_id not in self._running:
                 return
-            running.stopped = True
+            running.stopped, running.stopped_at = True, time.monotonic()
         try:
-            list(self._send(request_id, make_stop_inputs(), ()))
+            with contextlib.closing(self._ask(request_id, make_stop_inputs())) as messages:
+                for _ in messages:
+                    pass
         except CompletionError as error:
             log.warning("a stop was refused, the generation runs to its end id=%s error=%s", request_id, error)
 
@@ -181,12 +225,26 @@ class TrtllmEngine:
                 asked = list(self._running.items())
                 self._changed.wait(WATCH_SECONDS)
             for request_id, running in asked:
-                if running.sent and not running.stopped and running.cancelled():
+                if running.wants_stop():
                     self._stop(request_id, running)
 
 
-def _checked(responses: Any) -> Iterator[Any]:
-    for response in responses:
-        if response.has_error():
-            raise CompletionError(f"the engine failed: {response.error().message()}")
-        yield response
+def _read_lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines of a body as they come. Raises IncompleteRead at one that was cut off, which iteration does not."""
+    rest = b""
+    while piece := response.read1():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    yield rest
+
+
+def _values(message: Mapping[str, Any], name: str) -> list[Any]:
+    """A tensor's values: Triton writes one value without brackets."""
+    value = message.get(name, [])
+    return value if isinstance(value, list) else [value]
+
+
+def _checked(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "error" in message:
+        raise CompletionError(f"the engine failed: {message['error']}")
+    return message

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from functools import partial
@@ -29,7 +30,7 @@ from hotstart.engines.triton.completion.engine_trtllm import MOST_WORKERS, Trtll
 from hotstart.engines.triton.completion.errors import CompletionError, InvalidRequest
 from hotstart.engines.triton.completion.job import CompletionJob, Ended
 from hotstart.engines.triton.completion.metrics import Metrics
-from hotstart.engines.triton.completion.names import WARM_UP_ID
+from hotstart.engines.triton.completion.names import ADDRESS_VARIABLE, WARM_UP_ID
 from hotstart.engines.triton.completion.options import parse_options
 from hotstart.engines.triton.completion.prompts import make_formatter
 from hotstart.engines.triton.completion.replay import ProvenEngine, replay
@@ -37,6 +38,7 @@ from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
 from hotstart.engines.triton.trtllm_config import read_build
 from hotstart.exchange.messages import PromptFormat, ServingOptions
+from hotstart.exchange.names import PORT_TRITON_HTTP
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -93,7 +95,7 @@ class TritonPythonModel:
         self._formatter = make_formatter(self._tokenizer, self._serving, facts.bos_id)
         engine, workers = open_engine(folder, facts, self._serving)
         self._engine = ProvenEngine(engine, partial(replay, folder, self._tokenizer, facts.bos_id, engine))
-        if facts.runtime != TRTLLM_RUNTIME:  # that one is asked by requests to another model, which Triton refuses here
+        if facts.runtime != TRTLLM_RUNTIME:  # that one is asked through Triton, which may not listen yet
             self._engine.prove()
         self._scheduler = Scheduler(workers, self._serving.queue_limit)
         self._metrics = Metrics(
@@ -146,7 +148,8 @@ class TritonPythonModel:
 def open_engine(folder: Path, facts: EngineFacts, serving: ServingOptions) -> tuple[Engine, int]:
     """The engine in ``folder``, and how many requests it works on at once."""
     if facts.runtime == TRTLLM_RUNTIME:
-        return TrtllmEngine(pb_utils, facts), min(read_build(folder).batch_size, MOST_WORKERS)
+        address = os.environ.get(ADDRESS_VARIABLE, f"127.0.0.1:{PORT_TRITON_HTTP}")
+        return TrtllmEngine(address, facts), min(read_build(folder).batch_size, MOST_WORKERS)
     threads = serving.inter_threads
     return CTranslate2Engine(folder, facts, inter_threads=threads, intra_threads=serving.intra_threads), threads
 

@@ -8,6 +8,8 @@ REQUESTS = f"{METRIC_PREFIX}requests_total"
 RUNNING = f"{METRIC_PREFIX}running"
 WAITING = f"{METRIC_PREFIX}waiting"
 
+ADDRESS_VARIABLE = "HOTSTART_TRITON"  # host:port where Triton listens for HTTP, if it is not the pods' port
+
 WARM_UP_ID = "hotstart-warm-up"  # requests whose id begins so are not measured
 
 REPLAY_FAILED = "The loaded engine fails its verification"  # a load that fails in these words must not be repeated
