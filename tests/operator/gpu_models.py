@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hotstart.operator.core.gpu_fleet import GpuFleet, make_gpu_node, make_gpu_pod, sum_of
 
-from tests.operator.doubles import NAMESPACE, World
+from tests.operator.doubles import NAMESPACE
+from tests.operator.world import World
 
 URI = "s3://models/replit/"
 H100 = "NVIDIA-H100-80GB-HBM3"

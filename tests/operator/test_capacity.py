@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.operator import doubles
-from tests.operator.doubles import World
+from tests.operator.world import World
 
 NOW = 1_800_000_000.0
 SERIAL = Profile(

@@ -15,7 +15,8 @@ from hotstart.operator.reconcile.ports import OpenUpload
 from hotstart.operator.reconcile.work_queue import WorkQueue
 from hotstart.operator.settings import read_collection
 
-from tests.operator.doubles import NAMESPACE, World
+from tests.operator.doubles import NAMESPACE
+from tests.operator.world import World
 
 DAY = 86_400.0
 TTL = 7 * DAY

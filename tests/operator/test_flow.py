@@ -6,7 +6,7 @@ import pytest
 from hotstart.exchange.messages import PodFailure
 from hotstart.operator.core.errors import StoreFailed
 
-from tests.operator.doubles import World
+from tests.operator.world import World
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from hotstart.operator.core.checkpoint import read_network, read_result
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, make_sizes
 
-from tests.operator.doubles import SPEC, World
+from tests.operator.doubles import SPEC
 from tests.operator.gpu_models import A100, REPLIT, apply_replit, gpu_engine
+from tests.operator.world import World
 
 
 def spec_of(**engine) -> CompletionModelSpec:

@@ -12,8 +12,8 @@ from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import Engine
 from hotstart.operator.core.refit import find_base
 
-from tests.operator.doubles import Operator, World
 from tests.operator.test_timing_caches import RECIPE, make_engine
+from tests.operator.world import Operator, World
 
 REFITTED = replace(RECIPE, quantization="none", rebuild=REFIT)
 STORED = {"type": "Ready", "status": "True", "reason": "EngineStored", "lastTransitionTime": "2026-01-01T00:00:00Z"}

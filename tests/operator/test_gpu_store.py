@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.operator.doubles import World
+from tests.operator.world import World
 
 
 @pytest.fixture

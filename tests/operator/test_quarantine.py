@@ -17,7 +17,8 @@ from hotstart.operator.core.quarantine import (
     quarantined_nodes,
 )
 
-from tests.operator.doubles import NAMESPACE, World
+from tests.operator.doubles import NAMESPACE
+from tests.operator.world import World
 
 WRONG = {"failure": {"reason": "VerificationFailed", "message": "Tokens differ at 9 positions.", "retryable": False}}
 REPLAY = PodFailure(reason="VerificationFailed", message="The loaded engine fails its verification.", retryable=False)

@@ -8,7 +8,8 @@ import pytest
 from hotstart.operator.core.errors import Conflict, Forbidden, Retryable
 from hotstart.operator.core.names import ANNOTATION_DECIDED_AT
 
-from tests.operator.doubles import Died, World
+from tests.operator.doubles import Died
+from tests.operator.world import World
 
 VOLATILE = ("resourceVersion", "uid", "creationTimestamp", "generation")
 

@@ -17,7 +17,7 @@ from hotstart.operator.api.engine import Recipe as ApiRecipe
 from hotstart.operator.api.model_spec import Accelerator, Checkpoint, Runtime
 from hotstart.operator.reconcile.builds import BuildServer
 
-from tests.operator.doubles import Operator, World
+from tests.operator.world import Operator, World
 
 H100 = find_accelerator("NVIDIA-H100-80GB-HBM3")
 assert H100 is not None

@@ -101,6 +101,7 @@ class Leader:
 
     async def resync(self) -> None:
         """Lists every kind anew, and reconciles everything once."""
+        self.exchange.memory.namespaces.clear()  # one may have been made anew under its name
         for kind in WATCHED:
             for namespace in self.settings.watch_namespaces or ("",):
                 within = "" if kind == "Node" else namespace
