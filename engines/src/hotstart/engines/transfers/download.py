@@ -26,7 +26,7 @@ PARALLEL = 4
 ATTEMPTS = 6  # of one piece
 URL_WAIT_SECONDS = 60.0  # for the operator to send URLs
 FIRST_PAUSE_SECONDS = 0.2  # doubles with each attempt
-BLOCK_BYTES = 256 * 1024
+BLOCK_BYTES = 1024 * 1024  # read ahead of each stream, and written at a time
 TIMEOUT = aiohttp.ClientTimeout(total=120, connect=10, sock_read=20)
 PIECES_FILE = "pieces.json"
 REBUILD = "To build it again, delete the engine's folder in the store, then the Engine."
@@ -174,7 +174,7 @@ class Download:
     async def _fetch_once(self, piece: Piece, url: str) -> None:
         known = self._etags.get(piece.path, "")
         headers = {"Range": piece.header, **({"If-Match": known} if known else {})}
-        async with self.session.get(url, headers=headers, timeout=self.timeout) as response:
+        async with self.session.get(url, headers=headers, timeout=self.timeout, read_bufsize=BLOCK_BYTES) as response:
             if response.status == 412:
                 raise self._changed(piece.path)
             _check_answer(response, piece, self._sizes[piece.path])
@@ -186,7 +186,7 @@ class Download:
                     received += len(block)
                     if received > piece.size:
                         raise Transient(f"more than the {piece.size} bytes asked for")
-                    output.write(block)
+                    await asyncio.to_thread(output.write, block)  # so that writing and receiving share two cores
                     self._count(len(block))
             if received != piece.size:
                 raise Transient(f"{received} of {piece.size} bytes")
