@@ -12,10 +12,20 @@ from pathlib import Path
 
 import pytest
 from hotstart.cluster import lifecycle
+from hypothesis import settings
 
 from tests.support.object_store import ObjectStore, run_session_store
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# How long an example takes says nothing here: the machine may do other things meanwhile.
+settings.register_profile("hotstart", deadline=None)
+settings.load_profile("hotstart")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole clusters last: one stands from its first test to the end, and takes the others' processors."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
 
 
 @dataclass(frozen=True)

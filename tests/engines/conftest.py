@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -28,6 +27,7 @@ from hotstart.exchange.names import KEYS_FILE
 from hotstart.exchange.signing import SigningKey, make_jwks, make_signing_key
 
 from tests.support.object_store import ObjectStore
+from tests.support.ports import free_port
 from tests.support.scripted_operator import ScriptedOperator
 
 SERVING = ServingOptions(max_input_tokens=96, max_new_tokens=32)
@@ -126,7 +126,7 @@ class BuilderJobs:
         self, inspected: dict[str, Any], variables: dict[str, str]
     ) -> tuple[dict[str, str], Path]:
         key = make_key(key_inputs(inspected["digest"], self.recipe))
-        port, pod_uid = _free_port(), str(uuid.uuid4())
+        port, pod_uid = free_port(), str(uuid.uuid4())
         keys = self.folder / f"keys-{pod_uid}"
         keys.mkdir()
         (keys / KEYS_FILE).write_text(make_jwks((self.signing,)))
@@ -195,9 +195,3 @@ def builder_jobs(object_store: ObjectStore, tmp_path: Path) -> Iterator[BuilderJ
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

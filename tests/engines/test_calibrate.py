@@ -21,7 +21,7 @@ from hotstart.engines.calibrate.samples import CalibrationFailed, Step, StepResu
 from hotstart.engines.profile import LoadPoint, LonePoint, Profile, concurrency_within, lone_latency, usable_cpus
 from hotstart.engines.recipe import EngineLimits
 from hotstart.exchange.messages import ServingOptions
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.tiny_engine import RECIPE, write_tiny_engine
@@ -198,7 +198,6 @@ class FakeEngine:
             return Timing(len(prompt), new_tokens, self.seconds * 500, self.seconds * 1000)
 
 
-@settings(deadline=None)
 @given(seconds=st.floats(0.02, 4), budget=st.floats(5, 60))
 def test_a_sweep_ends_within_its_budget_or_says_that_it_is_too_short(seconds: float, budget: float) -> None:
     engine = FakeEngine(seconds)

@@ -206,7 +206,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf").read_bytes()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 0.9999))
 def test_a_gguf_cut_anywhere_is_corrupt(tmp_path: Path, tiny_gguf: bytes, share: float) -> None:
     path = tmp_path / "cut.gguf"
@@ -216,7 +216,7 @@ def test_a_gguf_cut_anywhere_is_corrupt(tmp_path: Path, tiny_gguf: bytes, share:
     assert failure.value.reason is Reason.CHECKPOINT_CORRUPT
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(4, 30_000), value=st.integers(0, 255))
 def test_a_gguf_with_another_byte_in_its_head_opens_or_is_refused(
     tmp_path: Path, tiny_gguf: bytes, at: int, value: int

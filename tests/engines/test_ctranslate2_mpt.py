@@ -78,7 +78,7 @@ def tiny_shapes(draw: st.DrawFn) -> TinyMptShape:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(shape=tiny_shapes(), seed=st.integers(0, 2**16), length=st.integers(1, 70))
 def test_float32_engine_computes_the_reference(shape: TinyMptShape, seed: int, length: int) -> None:
     with tempfile.TemporaryDirectory() as parent:

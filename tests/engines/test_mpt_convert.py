@@ -83,7 +83,7 @@ def shapes_and_ranks(draw: st.DrawFn) -> tuple[TinyMptShape, int]:
     return shape, ranks
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shapes_and_ranks(),
     st.sampled_from(["float16", "bfloat16"]),

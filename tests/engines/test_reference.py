@@ -201,7 +201,7 @@ def test_no_token_sees_what_comes_after_it(facts: Facts) -> None:
 
 
 @BOTH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_texts_beside_one_another_and_chosen_positions_give_the_same_rows(facts: Facts, data: st.DataObject) -> None:
     reference = make(facts, random_weights(facts).__getitem__)

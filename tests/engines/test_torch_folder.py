@@ -170,7 +170,7 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 900), value=st.integers(0, 255))
 def test_a_file_with_another_byte_is_read_or_refused(tmp_path: Path, small_file: bytes, at: int, value: int) -> None:
     path = tmp_path / "changed.pt"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+
+from tests.support.ports import free_port as find_free_port
 
 MODEL = "team-a/tiny"
 Behaviour = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -94,7 +95,4 @@ async def stream_events(request: web.Request, events: list[dict[str, Any]], *, d
 @pytest.fixture
 def free_port() -> int:
     """A loopback port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    return find_free_port()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from hotstart.loadtest import fleet
-from hotstart.loadtest.calibrate import calibrate, decide_next_rate
+from hotstart.loadtest.calibrate import calibrate, decide_held, decide_next_rate
 from hotstart.loadtest.fleet import FleetError, run_in_processes
 from hotstart.loadtest.plan import make_constant_plan
 from hotstart.loadtest.sample import Progress
@@ -101,3 +101,16 @@ def test_nothing_of_kubernetes_is_imported() -> None:
         "sys.exit(f'imported {bad}' if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [([], None), ([True], None), ([True, True], True), ([False], None), ([False, False], False), ([False, True], None)],
+)
+def test_a_rate_holds_by_most_of_three_runs(verdicts, said):
+    assert decide_held(verdicts, 3) is said
+
+
+def test_one_run_decides_where_one_is_asked_for():
+    assert decide_held([True], 1) is True
+    assert decide_held([False], 1) is False

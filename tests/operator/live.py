@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,13 +26,9 @@ from hotstart.operator.api import CompletionModel
 from hotstart.operator.api.status import CheckpointStatus
 from hotstart.operator.core.recipe import find_wanted_engine
 
+from tests.support.ports import free_port
+
 PATIENCE_SECONDS = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def loopback() -> str:

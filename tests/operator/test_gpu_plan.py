@@ -73,7 +73,7 @@ def test_durations_are_rough(seconds, text):
     assert about(seconds) == text
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plan=st.text("abc ", min_size=1024, max_size=1024), decisions=st.integers(0, 10), long=st.integers(0, 700))
 def test_a_status_stays_within_4_kib_with_the_longest_plan(plan, decisions, long):
     checkpoint = checkpoint_of().model_copy(update={"uri": "s3://" + "x" * 200, "tokenizer_digest": "cd" * 32})

@@ -14,7 +14,7 @@ from hotstart.exchange.signing import make_jwks, make_signing_key
 from tests.support.pod import Pod, Store, make_serving, write_repository
 from tests.support.tiny_checkpoint import TinyShape
 from tests.support.tiny_engine import write_tiny_engine
-from tests.support.triton import TritonServer, free_port, start_triton
+from tests.support.triton import TritonServer, free_port, make_shared_memory_prefix, start_triton
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +68,7 @@ async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
         grpc_port=free_port(),
         metrics_port=free_port(),
         exit_timeout_seconds=5,
+        shared_memory=make_shared_memory_prefix(),
     )
     async with aiohttp.ClientSession() as session:
         made = Pod(tmp_path, session, key, free_port(), plan)

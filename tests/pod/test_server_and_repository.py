@@ -10,6 +10,7 @@ from hotstart.engines.triton.server import (
     RESTRICTED_APIS,
     Installation,
     ServerPlan,
+    clear_shared_memory,
     find_installation,
     make_arguments,
     make_environment,
@@ -60,3 +61,10 @@ def test_the_histogram_always_has_an_edge_at_the_slo() -> None:
         edges = make_edges(slo)
         assert slo / 1000 in edges
         assert list(edges) == sorted(set(edges))
+
+
+def test_regions_that_a_killed_server_left_are_removed_and_no_others(tmp_path: Path) -> None:
+    for name in ("hotstart0_5f", "hotstart12_5f", "hotstart-a-0_5f", "other0_5f"):
+        (tmp_path / name).touch()
+    clear_shared_memory("hotstart", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"hotstart-a-0_5f", "other0_5f"}

@@ -76,7 +76,7 @@ def test_one_server_a_rank_and_only_the_first_listens() -> None:
     servers = " ".join(words[2:]).split(" : ")
     assert [server.split()[:3] for server in servers] == [["-n", "1", "/opt/tritonserver/bin/tritonserver"]] * 4
     for rank, server in enumerate(servers):
-        assert f"shm-region-prefix-name=prefix{rank}_" in server
+        assert f"shm-region-prefix-name=hotstart{rank}_" in server
         assert "--model-control-mode=explicit" in server
         assert "--load-model=tensorrt_llm" in server
         assert ("--allow-http=false" in server) is (rank > 0)
@@ -85,7 +85,7 @@ def test_one_server_a_rank_and_only_the_first_listens() -> None:
 
 def test_the_server_of_cpus_is_asked_for_nothing_that_it_does_not_know() -> None:
     arguments = make_arguments(ServerPlan(Path("/r")), Installation(Path("/s"), Path("/b")))
-    assert not [argument for argument in arguments if "histogram" in argument or "shm-region" in argument]
+    assert not [argument for argument in arguments if "histogram" in argument]
 
 
 def test_every_parameter_is_explained() -> None:

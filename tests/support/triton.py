@@ -8,18 +8,26 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sysconfig
 import time
 import urllib.error
 import urllib.request
+import uuid
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from hotstart.engines.triton.completion.names import ADDRESS_VARIABLE
-from hotstart.engines.triton.server import Installation, ServerPlan, make_arguments, make_environment
+from hotstart.engines.triton.server import (
+    Installation,
+    ServerPlan,
+    clear_shared_memory,
+    make_arguments,
+    make_environment,
+)
+
+from tests.support.ports import free_port
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 SOURCES = tuple(str(REPOSITORY_ROOT / tree / "src") for tree in ("operator", "engines"))
@@ -43,18 +51,9 @@ def installation() -> Installation:
     return Installation(site / "pytriton/tritonserver", venv / "bin", library)
 
 
-_handed_out: set[int] = set()
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on, and another one at each call: the kernel may give one out twice."""
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = int(listener.getsockname()[1])
-        if port not in _handed_out:
-            _handed_out.add(port)
-            return port
+def make_shared_memory_prefix() -> str:
+    """A name of its own for a server's regions in /dev/shm, so that ``kill`` finds them."""
+    return f"hotstart-{uuid.uuid4().hex[:12]}-"
 
 
 @dataclass
@@ -82,6 +81,7 @@ class TritonServer:
         with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        clear_shared_memory(self.plan.shared_memory)
 
     def stop(self, seconds: float = 15.0) -> None:
         """SIGTERM, and SIGKILL to what has not ended in time."""
@@ -120,6 +120,7 @@ def start_triton(
         metrics_port=free_port(),
         exit_timeout_seconds=5,
         load=load,
+        shared_memory=make_shared_memory_prefix(),
     )
     where = replace(installation(), backends=backends)
     own = {"HOTSTART_SOURCES": os.pathsep.join(SOURCES), ADDRESS_VARIABLE: f"127.0.0.1:{plan.http_port}"}

@@ -4,7 +4,7 @@ Measured against a server that does nothing, so that the figure is the generator
 which part of a result could come from the tool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +52,7 @@ async def calibrate(
 ) -> Calibration:
     """Find the highest rate that holds the limit with no failure: doubled until it misses, then halved in between.
 
-    step_s: length of each run in seconds. attempts: a rate holds when one of so many runs does, because what else the
+    step_s: length of each run in seconds. attempts: a rate holds when most of so many runs do, because what else the
     machine and its hypervisor do delays runs at any rate. tell: called with the result of each.
     """
     held, missed = 0.0, None
@@ -63,19 +63,25 @@ async def calibrate(
         while steps_left:
             plan = make_constant_plan(url, "null", rate=rate, duration=step_s, max_tokens=1)
             plan = replace(plan, drift_limit_s=drift_limit_s)
-            for _ in range(attempts):
+            verdicts: list[bool] = []
+            while (verdict := decide_held(verdicts, attempts)) is None:
                 result = await run_in_processes(plan, processes, realtime=realtime)
                 runs.append(result)
                 if tell is not None:
                     tell(result)
-                if run_held(result):
-                    held = rate
-                    break
-            else:
-                missed = rate
+                verdicts.append(run_held(result))
+            held, missed = (rate, missed) if verdict else (held, rate)
             rate = decide_next_rate(held, missed)
             steps_left -= missed is not None
     return Calibration(held, drift_limit_s, processes, tuple(runs))
+
+
+def decide_held(verdicts: Sequence[bool], attempts: int) -> bool | None:
+    """Return whether a rate held, by most of ``attempts`` runs, or None while the runs so far leave it open."""
+    most = attempts // 2 + 1
+    if sum(verdicts) >= most:
+        return True
+    return False if len(verdicts) - sum(verdicts) > attempts - most else None
 
 
 def run_held(result: LoadResult) -> bool:

@@ -9,10 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTimes:
-    """Counters of /proc/stat since boot, in ticks: all of the processors' time, and what the hypervisor gave others."""
+    """Counters of /proc/stat since boot, in ticks: all of the processors' time, what the hypervisor gave others, and
+    what nobody used."""
 
     total: int
     stolen: int
+    idle: int = 0  # with what waited for disks
+
+    def idle_since(self, before: "ProcessorTimes") -> float:
+        """Return the share of the processors' time since ``before`` in which nothing ran."""
+        return (self.idle - before.idle) / max(1, self.total - before.total)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -37,7 +43,7 @@ def gather_processor_times() -> ProcessorTimes | None:
 def parse_processor_times(line: str) -> ProcessorTimes | None:
     """Return the counters in the `cpu` line of /proc/stat: user nice system idle iowait irq softirq steal (proc(5))."""
     fields = [int(number) for number in line.split()[1:9]]
-    return ProcessorTimes(sum(fields), fields[7]) if len(fields) == 8 else None
+    return ProcessorTimes(sum(fields), fields[7], fields[3] + fields[4]) if len(fields) == 8 else None
 
 
 def stolen_share(before: ProcessorTimes | None, after: ProcessorTimes | None) -> float | None:

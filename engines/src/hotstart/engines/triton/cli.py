@@ -17,6 +17,7 @@ from pathlib import Path
 from hotstart.engines.triton.server import (
     KEY_FILE,
     ServerPlan,
+    clear_shared_memory,
     find_container,
     find_installation,
     make_command,
@@ -80,7 +81,9 @@ def main() -> int:  # does not return where all is well
         return 1
     if ranks > 1:
         wait_for_engine(repository)
-    command = make_command(ServerPlan(repository, key=key, ranks=ranks), installation)
+    plan = ServerPlan(repository, key=key, ranks=ranks)
+    clear_shared_memory(plan.shared_memory)
+    command = make_command(plan, installation)
     log.info("starting %s repository=%s", Path(command[0]).name, repository)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return os.execvpe(command[0], command, make_environment(installation, dict(os.environ)))

@@ -22,6 +22,8 @@ GRPC_HEADER_PREFIX = "triton-grpc-protocol-"  # how Triton names a restricted pr
 RESTRICTED_APIS = ("model-repository", "model-config", "shared-memory", "trace", "logging")
 KEY_FILE = "repository-key"
 CONTAINER_ROOT = Path("/opt/tritonserver")
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY_PREFIX = "hotstart"
 LONGEST_GENERATION_SECONDS = 20  # Triton cuts streams that still run so long after SIGTERM
 
 
@@ -45,7 +47,10 @@ class Installation:
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """One server: its model repository, ports, and the key of its restricted APIs ('' restricts nothing: tests)."""
+    """One server: its model repository, ports, and the key of its restricted APIs ('' restricts nothing: tests).
+
+    ``shared_memory``: how the names of its Python backend's regions in /dev/shm begin.
+    """
 
     repository: Path
     key: str = ""
@@ -56,6 +61,7 @@ class ServerPlan:
     exit_timeout_seconds: int = LONGEST_GENERATION_SECONDS
     load: tuple[str, ...] = ()
     ranks: int = 1
+    shared_memory: str = SHARED_MEMORY_PREFIX
 
 
 def find_installation(site_packages: Path) -> Installation | None:
@@ -130,10 +136,17 @@ def make_common_arguments(plan: ServerPlan, installation: Installation, *, rank:
         f"--model-repository={plan.repository}",
         f"--backend-directory={installation.backend_directory}",
         f"--cache-directory={installation.root / 'caches'}",
-        *((f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",) if installation.container else ()),
+        f"--backend-config=python,shm-region-prefix-name={plan.shared_memory}{rank}_",
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
     )
+
+
+def clear_shared_memory(prefix: str, folder: Path = SHARED_MEMORY) -> None:
+    """Removes what the Python backend of a server with that prefix has left: one that is killed removes nothing, and in
+    a pod the memory outlives the container."""
+    for region in folder.glob(f"{prefix}[0-9]*_*"):
+        region.unlink(missing_ok=True)
 
 
 def make_environment(installation: Installation, inherited: dict[str, str]) -> dict[str, str]:
