@@ -24,6 +24,7 @@ from hotstart.operator.reconcile.ports import OpenUpload
 NAMESPACE = "team"
 START = 1_800_000_000.0
 CLUSTER_SCOPED = ("Node", "Namespace")
+WITH_STATUS = ("CompletionModel", "Engine", "Pod", "Job")  # status is a subresource: no other write changes it
 
 
 class Clock:
@@ -124,7 +125,8 @@ class FakeCluster:
     async def list(self, kind, *, namespace="", labels="", fields=""):
         if (kind, namespace) in self.forbidden:
             raise Forbidden(f"{kind} may not be listed", "AccessDenied")
-        return tuple(obj for obj in self.all(kind) if not namespace or obj["metadata"].get("namespace") == namespace)
+        found = (obj for obj in self.all(kind) if not namespace or obj["metadata"].get("namespace") == namespace)
+        return tuple(obj for obj in found if has_labels(obj, labels))
 
     async def get(self, kind, namespace, name):
         return copy.deepcopy(self.objects.get((kind, namespace, name)))
@@ -154,7 +156,13 @@ class FakeCluster:
         if (kind, namespace, name) not in self.objects:
             return None
         self.writes.append(f"patch {kind}/{name}")
-        return self.change(kind, name, json.loads(json.dumps(body)), namespace)
+        body = json.loads(json.dumps(body))
+        if kind in WITH_STATUS:
+            body.pop("status", None)
+        changed = self.change(kind, name, body, namespace)
+        if changed["metadata"].get("deletionTimestamp") and not changed["metadata"].get("finalizers"):
+            self.drop(kind, name, namespace)
+        return changed
 
     async def patch_status(self, kind, namespace, name, body):
         self._attempt("status")
@@ -167,16 +175,29 @@ class FakeCluster:
     async def delete(self, kind, namespace, name, uid):
         self._attempt("delete")
         obj = self.objects.get((kind, namespace, name))
-        if obj is None or obj["metadata"]["uid"] != uid:
-            return
+        if obj is None:
+            return None
+        if obj["metadata"]["uid"] != uid:
+            raise Conflict(f"{kind} {name} has another UID")
         self.writes.append(f"delete {kind}/{name}")
-        self.drop(kind, name, namespace)
-        return
+        if not obj["metadata"].get("finalizers"):
+            self.drop(kind, name, namespace)
+            return None
+        return self.change(kind, name, {"metadata": {"deletionTimestamp": stamp(self.clock.now())}}, namespace)
 
     async def set_scale(self, namespace, name, replicas):
         self._attempt("scale")
+        if ("CompletionModel", namespace, name) not in self.objects:
+            return
         self.writes.append(f"scale {name} {replicas}")
         self.change("CompletionModel", name, {"spec": {"replicas": replicas}}, namespace)
+
+
+def has_labels(obj: dict, selector: str) -> bool:
+    """Whether an object's labels are those of a selector ``name=value,...``; the empty one takes all."""
+    labels = obj["metadata"].get("labels", {})
+    pairs = (term.partition("=") for term in selector.split(",") if term)
+    return all(name in labels and (not equals or labels[name] == value) for name, equals, value in pairs)
 
 
 class FakeStore:
@@ -202,7 +223,10 @@ class FakeStore:
 
     async def put_manifest(self, prefix, text):
         self._write("put_manifest")
-        return self.objects.setdefault(prefix + "manifest.json", text)
+        standing = self.objects.setdefault(prefix + "manifest.json", text)
+        if json.loads(standing)["files"] != json.loads(text)["files"]:
+            raise StoreFailed(f"another engine stands at {prefix}", "StoreConflict")
+        return standing
 
     async def get_quarantine(self, prefix):
         if self.failure:
@@ -216,11 +240,16 @@ class FakeStore:
 
     async def create_upload(self, object_key):
         self._write("create_upload")
-        return f"upload-of-{object_key}"
+        upload = f"upload-of-{object_key}"
+        self.uploads.append(OpenUpload(object_key, upload, START))
+        return upload
 
     async def complete_upload(self, upload):
         self._write("complete_upload")
         assert upload.upload_id == f"upload-of-{upload.object_key}"
+        if not upload.etags:
+            raise StoreFailed("an upload without parts cannot be completed", "StoreUnreachable")
+        self.uploads = [open_one for open_one in self.uploads if open_one.upload_id != upload.upload_id]
         self.objects[upload.object_key] = "x" * upload.size
 
     async def list_objects(self, prefix):
