@@ -73,16 +73,16 @@ class Running:
 
     def keep(self) -> None:
         """Reap every process that ends, for ever; a component that ends is started again."""
-        self._handles.clear()
         while True:
             pid, status = os.waitpid(-1, 0)
             component = self._by_pid.pop(pid, None)
             if component is not None:
                 code = os.waitstatus_to_exitcode(status)
+                # Dropped without its exit status, subprocess would poll it and reap what is awaited here.
+                self._handles.pop(pid).returncode = code
                 print(f"{component.name} ended with {code}: starting it again", flush=True)
                 time.sleep(RESTART_SECONDS)
                 self.start(component)
-                self._handles.clear()
 
 
 class Progress:
