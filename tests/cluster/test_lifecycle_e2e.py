@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from hotstart.cluster import forward, lifecycle, processes
+from hotstart.cluster import forward, lifecycle, processes, status
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.layout import Layout
@@ -129,6 +129,25 @@ def test_a_forward_lives_until_it_is_closed(layout: Layout) -> None:
     assert forward.close(cluster, port)
     assert port not in {item.local_port for item in forward.exposed(cluster)}
     assert not forward.close(cluster, port)
+
+
+def forwarder_of(cluster: Cluster) -> int | None:
+    """The process that listens on the forwarder's socket."""
+    found = [seen.pid for seen in status.inside(cluster.init_pid) if seen.name == "hotstart.cluster.forwarder"]
+    return found[0] if found else None
+
+
+def test_up_opens_the_ports_that_went_with_a_killed_forwarder(layout: Layout, machine: Machine) -> None:
+    cluster = lifecycle.up(layout.root, lifecycle.Wanted(api_only=True))
+    killed = forwarder_of(cluster)
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    machine.wait_until("another forwarder", lambda: forwarder_of(cluster) not in (None, killed))
+    assert not cluster.api().ready()
+
+    assert lifecycle.up(layout.root, lifecycle.Wanted(api_only=True)) == cluster
+
+    assert cluster.api().ready()
 
 
 def test_the_shell_passes_the_exit_status_on_and_sees_the_node(layout: Layout) -> None:

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from hotstart.cluster import binaries, cgroups, forward, preflight, prepare, processes, settings, tools
+from hotstart.cluster import binaries, cgroups, forward, preflight, prepare, processes, settings, tools, waiting
 from hotstart.cluster.cluster import S3, Cluster, read, write
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.keeper import KEEP
@@ -29,6 +30,9 @@ from hotstart.cluster.plan import API_PORT, CONTROL, S3_PORT, api_endpoint, s3_e
 Say = Callable[[str], None]
 # containerd needs these beside the programs of the cluster; the environment of a person may lack the system's folders.
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+FORWARDER_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -189,10 +193,33 @@ def _already(layout: Layout, wanted: Wanted) -> Cluster | None:
     return known
 
 
+def _ports(cluster: Cluster) -> Iterator[tuple[str, int, int]]:
+    """Every port that `up` opens: host and port in the cluster, port on the machine."""
+    yield CONTROL.address, API_PORT, cluster.api_port
+    if cluster.s3:
+        port = urlsplit(cluster.s3.endpoint).port
+        assert port is not None
+        yield CONTROL.address, S3_PORT, port
+
+
+def _open_lost(cluster: Cluster) -> None:
+    """Open the ports that went with a forwarder that ended; the one in its place knows none."""
+
+    def check() -> None:
+        if not Path(f"/proc/{cluster.init_pid}").exists():
+            raise ClusterError("The cluster's init ended: run `hotstart-cluster up` again.")
+
+    waiting.until("the forwarder", lambda: forward.answers(cluster), check, FORWARDER_SECONDS)
+    for host, port, local_port in _ports(cluster):
+        forward.reuse(cluster, host, port, local_port)
+
+
 def up(directory: Path, wanted: Wanted | None = None, say: Say = lambda text: None) -> Cluster:
-    """The cluster of the folder, started if it does not run."""
+    """The cluster of the folder, started if it does not run; of one that runs, lost ports are opened again."""
     layout, wanted = Layout(directory.resolve()), wanted or Wanted()
     if known := _already(layout, wanted):
+        with _locked(layout, patience=FORWARDER_SECONDS):
+            _open_lost(known)
         return known
     facts = _look(layout, wanted, os.environ)
     programs = binaries.ensure(tools.wanted(wanted.api_only), facts.cache_dir, os.environ, say)
