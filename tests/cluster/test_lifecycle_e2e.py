@@ -131,6 +131,16 @@ def test_a_forward_lives_until_it_is_closed(layout: Layout) -> None:
     assert not forward.close(cluster, port)
 
 
+def test_a_keeper_that_dies_first_is_told_with_its_last_words(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = layout.root / "python"
+    broken.write_text("#!/bin/sh\necho no Python today >&2\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+
+    with pytest.raises(ClusterError, match=r"keeper\.log:\nno Python today"):
+        lifecycle.up(layout.root, lifecycle.Wanted(api_only=True))
+
+
 def forwarder_of(cluster: Cluster) -> int | None:
     """The process that listens on the forwarder's socket."""
     found = [seen.pid for seen in status.inside(cluster.init_pid) if seen.name == "hotstart.cluster.forwarder"]

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from hotstart.cluster import binaries, cgroups, forward, preflight, prepare, processes, settings, tools, waiting
 from hotstart.cluster.cluster import S3, Cluster, read, write
 from hotstart.cluster.errors import ClusterError
-from hotstart.cluster.keeper import KEEP
+from hotstart.cluster.keeper import API_ONLY, KEEP
 from hotstart.cluster.layout import Layout
 from hotstart.cluster.plan import API_PORT, CONTROL, S3_PORT, api_endpoint, s3_endpoint
 
@@ -102,7 +102,7 @@ class _Keeper:
     progress: int
 
 
-def _start_keeper(layout: Layout) -> _Keeper:
+def _start_keeper(layout: Layout, api_only: bool) -> _Keeper:
     lifeline_read, lifeline = os.pipe()
     progress, progress_write = os.pipe()
     path = os.pathsep.join(filter(None, (os.environ.get("PATH"), SYSTEM_PATH)))
@@ -110,7 +110,10 @@ def _start_keeper(layout: Layout) -> _Keeper:
     python_path = os.pathsep.join(filter(None, (sources, os.environ.get("PYTHONPATH"))))
     with (layout.logs / "keeper.log").open("wb") as log:
         process = subprocess.Popen(
-            (sys.executable, "-m", "hotstart.cluster.keeper", layout.root, str(lifeline_read), str(progress_write)),
+            (
+                *(sys.executable, "-m", "hotstart.cluster.keeper", layout.root),
+                *(str(lifeline_read), str(progress_write), API_ONLY if api_only else "whole"),
+            ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -134,8 +137,14 @@ def _follow(layout: Layout, keeper: _Keeper, say: Say) -> None:
             if told.get("ready"):
                 return
             say(told["step"])
-    tail = "\n".join((layout.logs / "init.log").read_text().splitlines()[-5:]) if layout.logs.exists() else ""
-    raise ClusterError(f"The cluster's init ended; the end of {layout.logs / 'init.log'}:\n{tail}")
+    raise ClusterError("\n".join(("The cluster ended before it stood.", *_log_ends(layout))))
+
+
+def _log_ends(layout: Layout) -> Iterator[str]:
+    """The last lines of the keeper and of the init, as far as they came to write any."""
+    for log in (layout.logs / "keeper.log", layout.logs / "init.log"):
+        if log.is_file() and (lines := log.read_text(errors="replace").splitlines()[-5:]):
+            yield "\n".join((f"The end of {log}:", *lines))
 
 
 @dataclass(frozen=True)
@@ -228,7 +237,7 @@ def up(directory: Path, wanted: Wanted | None = None, say: Say = lambda text: No
             return known
         _mend(layout)
         keys = prepare.write_all(layout, wanted.api_only, programs, facts.weed)
-        keeper = _start_keeper(layout)
+        keeper = _start_keeper(layout, wanted.api_only)
         try:
             _follow(layout, keeper, say)
             cluster = _open(layout, wanted, keys)

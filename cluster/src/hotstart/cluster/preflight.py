@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hotstart.cluster import cgroups
+
 PLUGINS = Path("/usr/lib/cni")
 API_COMMANDS = ("unshare", "nsenter", "setpriv", "mount", "ip")
 NODE_COMMANDS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "nft", "conntrack")
@@ -51,12 +53,13 @@ class Facts:
     go_problem: str | None
     weed: str | None
     taken_ports: tuple[int, ...]
+    cgroup_problem: str | None
 
 
 def problems(facts: Facts, api_only: bool) -> tuple[str, ...]:
     """Every reason why the cluster cannot start, the first one first."""
     checks = (_not_root, _commands_missing, _go_missing, _disk_too_small, _port_taken, _hidden_place)
-    node_checks = (_plugins_missing, _overlayfs_missing, _layered_filesystem, _object_store_missing)
+    node_checks = (_plugins_missing, _overlayfs_missing, _layered_filesystem, _cgroups_closed, _object_store_missing)
     found = [check(facts, api_only) for check in (*checks, *(() if api_only else node_checks))]
     return tuple(sentence for sentence in found if sentence)
 
@@ -134,6 +137,10 @@ def _layered_filesystem(facts: Facts, api_only: bool) -> str | None:
     )
 
 
+def _cgroups_closed(facts: Facts, api_only: bool) -> str | None:
+    return facts.cgroup_problem
+
+
 def _object_store_missing(facts: Facts, api_only: bool) -> str | None:
     if facts.weed:
         return None
@@ -197,4 +204,5 @@ def gather_facts(state_dir: Path, cache_dir: Path, builds: bool, go_problem: str
         go_problem=go_problem,
         weed=find_weed(),
         taken_ports=tuple(port for port in ports if port and _taken(port)),
+        cgroup_problem=cgroups.problem() if os.geteuid() == 0 else None,
     )
