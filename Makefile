@@ -56,12 +56,16 @@ check: setup ## Lint, types, import rules, generated files (seconds)
 generate: setup ## Write the generated files anew (crds/, the chart's CRDs)
 	@$(BIN)/python -m hotstart.operator.api.generate
 
+.PHONY: programs
+programs: setup ## The cluster's programs (Kubernetes, etcd, ...), downloaded or built, into the cache
+	@$(BIN)/hotstart-cluster fetch
+
 .PHONY: images
 images: machine ## Build the container images
 	@images/build
 
 .PHONY: test
-test: setup torch check images ## All tests that CI runs
+test: setup torch check programs images ## All tests that CI runs
 	@$(BIN)/python -m pytest tests
 
 .PHONY: test-fast
@@ -73,11 +77,11 @@ test-gpu: setup ## What needs a GPU: in the image triton-trtllm; skipped, with t
 	@PYTHON=$(BIN)/python tests/gpu/run
 
 .PHONY: demo
-demo: setup images ## The main job end to end on the embedded cluster, measured
+demo: setup programs images ## The main job end to end on the embedded cluster, measured
 	@$(BIN)/python -m hotstart.demo
 
 .PHONY: bench
-bench: setup images ## All benchmarks; JSON with machine and date in build/bench/
+bench: setup programs images ## All benchmarks; JSON with machine and date in build/bench/
 	@$(UV) pip install --quiet --python $(BIN)/python --target build/peers --require-hashes -r requirements/peers.lock
 	@$(BIN)/python benchmarks/run.py
 

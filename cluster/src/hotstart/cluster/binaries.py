@@ -6,6 +6,7 @@ The cache stands outside the work tree (`HOTSTART_CACHE`, by default `~/.cache/h
 
 from __future__ import annotations
 
+import errno
 import platform
 import shutil
 import subprocess
@@ -71,10 +72,10 @@ def missing(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str]) -> t
     return tuple(tool for tool in tools if places(tool, cache, environ) is None)
 
 
-def to_build(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str]) -> tuple[Tool, ...]:
-    """The missing tools that cannot be downloaded from here."""
+def to_build(missing: Sequence[Tool], environ: Mapping[str, str]) -> tuple[Tool, ...]:
+    """Those of the missing tools that cannot be downloaded from here."""
     download = downloads.wanted(environ)
-    return tuple(tool for tool in missing(tools, cache, environ) if not (download and downloads.reachable(tool)))
+    return tuple(tool for tool in missing if not (download and downloads.reachable(tool)))
 
 
 @contextmanager
@@ -88,8 +89,16 @@ def _making(tool: Tool, cache: Path, say: Say) -> Iterator[Path | None]:
             return
         unfinished = target.with_name(f".{target.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        yield unfinished
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise ClusterError(
+                f"The disk of {cache} is full: free some, or name another folder in HOTSTART_CACHE."
+            ) from error
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
 

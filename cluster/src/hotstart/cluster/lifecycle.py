@@ -63,15 +63,30 @@ def _locked(layout: Layout, patience: float) -> Iterator[None]:
         yield
 
 
+def _look_at_cache(wanted: Wanted, environ: Mapping[str, str]) -> preflight.CacheFacts:
+    cache, needed = binaries.cache_dir(environ), tools.wanted(wanted.api_only)
+    missing = binaries.missing(needed, cache, environ)
+    to_build = binaries.to_build(missing, environ)
+    go_problem = golang.problem(to_build, golang.find(environ)) if to_build else None
+    return preflight.gather_cache(cache, bool(missing), bool(to_build), go_problem)
+
+
 def _look(layout: Layout, wanted: Wanted, environ: Mapping[str, str]) -> preflight.Facts:
     """Look at the machine; raise what it lacks."""
-    cache = binaries.cache_dir(environ)
-    to_build = binaries.to_build(tools.wanted(wanted.api_only), cache, environ)
-    go_problem = golang.problem(to_build, golang.find(environ)) if to_build else None
-    facts = preflight.gather_facts(layout.root, cache, bool(to_build), go_problem, (wanted.api_port, wanted.s3_port))
+    cache = _look_at_cache(wanted, environ)
+    facts = preflight.gather_facts(layout.root, cache, (wanted.api_port, wanted.s3_port))
     if found := preflight.problems(facts, wanted.api_only):
         raise ClusterError("\n".join(found))
     return facts
+
+
+def fetch(wanted: Wanted | None = None, say: Say = lambda text: None) -> dict[str, Path]:
+    """The place of every program of a cluster, downloading or building what is missing, without starting one."""
+    wanted = wanted or Wanted()
+    cache = _look_at_cache(wanted, os.environ)
+    if found := preflight.cache_problems(cache):
+        raise ClusterError("\n".join(found))
+    return binaries.ensure(tools.wanted(wanted.api_only), cache.folder, os.environ, say)
 
 
 def _mend(layout: Layout) -> None:
@@ -230,7 +245,7 @@ def up(directory: Path, wanted: Wanted | None = None, say: Say = lambda text: No
             _open_lost(known)
         return known
     facts = _look(layout, wanted, os.environ)
-    programs = binaries.ensure(tools.wanted(wanted.api_only), facts.cache_dir, os.environ, say)
+    programs = binaries.ensure(tools.wanted(wanted.api_only), facts.cache.folder, os.environ, say)
     with _locked(layout, patience=0):
         if known := _already(layout, wanted):
             return known
