@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hotstart.cluster import argv, binaries, images, links, preflight, settings, shell, tools
+from hotstart.cluster import argv, binaries, images, lifecycle, links, preflight, settings, shell, tools
 from hotstart.cluster.cluster import S3, Cluster, env_text
+from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.layout import Layout, state_dir
 from hotstart.cluster.plan import CONTROL, NodePlan
 
@@ -31,11 +33,7 @@ GOOD = preflight.Facts(
 )
 
 
-def test_a_good_machine_has_no_problems() -> None:
-    assert preflight.problems(GOOD, api_only=False) == ()
-
-
-@pytest.mark.parametrize(
+each_lack = pytest.mark.parametrize(
     ("lack", "said"),
     [
         ({"root": False}, "sudo"),
@@ -60,12 +58,42 @@ def test_a_good_machine_has_no_problems() -> None:
         ({"cgroup_problem": "No cgroup can be made: mount it writable."}, "writable"),
     ],
 )
+
+
+def test_a_good_machine_has_no_problems() -> None:
+    assert preflight.problems(GOOD, api_only=False) == ()
+
+
+@each_lack
 def test_each_lack_is_one_sentence_with_its_remedy(lack: dict[str, object], said: str) -> None:
     (sentence,) = preflight.problems(replace(GOOD, **lack), api_only=False)
 
     assert said in sentence
     assert sentence.endswith(".")
     assert "\n" not in sentence
+
+
+@each_lack
+def test_a_refused_up_makes_nothing(
+    lack: dict[str, object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOTSTART_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOTSTART_DOWNLOAD", "never")
+    monkeypatch.setattr(preflight, "gather_facts", lambda *_: replace(GOOD, **lack))
+
+    with pytest.raises(ClusterError, match=re.escape(said)):
+        lifecycle.up(tmp_path / "cluster")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_is_seen_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"Port {port} of 127.0.0.1 is taken"):
+            lifecycle.up(tmp_path / "cluster", lifecycle.Wanted(api_only=True, api_port=port))
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_that_has_all_needs_no_room() -> None:
@@ -112,10 +140,16 @@ def test_the_api_server_alone_takes_pods_without_service_accounts() -> None:
 
 
 def test_only_s3_itself_is_reached_by_pods() -> None:
-    line = argv.object_store(LAYOUT, "/bin/weed").argv
+    line = argv.object_store(LAYOUT, "/bin/weed", "/sources").argv
 
     assert "-ip.bind=127.0.0.1" in line
     assert "-s3.ip.bind=0.0.0.0" in line
+
+
+def test_what_runs_in_this_python_finds_the_package_where_up_found_it() -> None:
+    for component in (argv.forwarder("/sources"), argv.object_store(LAYOUT, "/bin/weed", "/sources")):
+        assert "hotstart.cluster" in " ".join(component.argv)
+        assert component.environment["PYTHONPATH"] == "/sources"
 
 
 def test_the_kubelet_enforces_cpu_limits_under_a_cgroup_of_its_own() -> None:

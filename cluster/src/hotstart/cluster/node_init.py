@@ -129,11 +129,12 @@ class NodeInit:
     def start_first(self) -> None:
         """All that does not need the API server."""
         layout, start = self._layout, self._running.start
+        python_path = os.environ.get("PYTHONPATH", "")
         start(argv.etcd(layout, self._order.programs))
-        start(Component("forwarder", (sys.executable, "-m", "hotstart.cluster.forwarder"), _python_path()))
+        start(argv.forwarder(python_path))
         if not self._order.api_only:
             start(argv.containerd(layout, self._node))
-            start(argv.object_store(layout, self._order.weed))
+            start(argv.object_store(layout, self._order.weed, python_path))
 
     def start_api(self) -> None:
         self._wait("etcd", lambda: waiting.port_open("127.0.0.1", ETCD_PORT))
@@ -176,10 +177,6 @@ class NodeInit:
 
     def keep(self) -> None:
         self._running.keep()
-
-
-def _python_path() -> dict[str, str]:
-    return {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
 def main() -> None:
