@@ -8,7 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
 from hotstart.cluster import forward, lifecycle, processes, status
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
@@ -113,6 +115,35 @@ def test_two_checkouts_at_once_do_not_collide(layout: Layout) -> None:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "only-in-one"}}
         assert clusters[0].api().call("POST", "/api/v1/namespaces", namespace)[0] == 201
         assert clusters[1].api().get("/api/v1/namespaces/only-in-one") is None
+    finally:
+        for folder in folders:
+            lifecycle.down(folder)
+
+
+def store_client(cluster: Cluster) -> Any:
+    assert cluster.s3 is not None
+    return boto3.client(
+        "s3",
+        endpoint_url=cluster.s3.endpoint,
+        region_name=cluster.s3.region,
+        aws_access_key_id=cluster.s3.access_key,
+        aws_secret_access_key=cluster.s3.secret_key,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+
+
+def test_two_whole_clusters_keep_their_objects_apart(layout: Layout) -> None:
+    folders = [layout.root / "one", layout.root / "two"]
+    try:
+        clusters = [lifecycle.up(folder) for folder in folders]
+        clients = [store_client(cluster) for cluster in clusters]
+        for client, text in zip(clients, (b"one", b"two"), strict=True):
+            client.create_bucket(Bucket="models")
+            client.put_object(Bucket="models", Key="word", Body=text)
+        for client, text in zip(clients, (b"one", b"two"), strict=True):
+            assert client.get_object(Bucket="models", Key="word")["Body"].read() == text
+        for cluster in clusters:
+            assert cluster.api().node_ready(cluster.node_name)
     finally:
         for folder in folders:
             lifecycle.down(folder)
