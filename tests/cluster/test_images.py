@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,53 @@ def test_an_image_whose_layers_are_others_takes_the_slow_way(tmp_path: Path) -> 
     assert snapshots.stored("n", "i", {"Manifest": "{}", "Config": config}, tmp_path / "nowhere") is None
 
 
+def cluster_of(layout: Layout) -> Cluster:
+    return Cluster(
+        dir=str(layout.root),
+        init_pid=1,
+        api_only=False,
+        kubernetes_version="v",
+        node_name="n",
+        node_address="a",
+        api_port=1,
+        api_endpoint="e",
+        api_endpoint_in_cluster="e",
+        kubeconfig="k",
+        kubeconfig_in_cluster="k",
+        bin="b",
+        s3=None,
+    )
+
+
+def test_images_that_are_loaded_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(tmp_path)
+    said: list[str] = []
+    other: list[threading.Thread] = []
+
+    def load(name: str) -> None:
+        images.load(cluster_of(layout), name, said.append)
+
+    def load_packed(cluster: Cluster, name: str, archive: Path) -> None:
+        archive.write_text(name)
+        if not other:
+            other.append(threading.Thread(target=load, args=("second:1",)))
+            other[0].start()
+            while not said:
+                other[0].join(0.01)
+            assert archive.read_text() == name
+
+    monkeypatch.setattr(images, "_shown", lambda name: {"FromImageID": f"id of {name}"})
+    monkeypatch.setattr(images, "_store", lambda: tmp_path)
+    monkeypatch.setattr(snapshots, "stored", lambda *_: None)
+    monkeypatch.setattr(images, "_load_packed", load_packed)
+
+    load("first:1")
+    other[0].join()
+
+    assert said == ["waiting for another image that is being loaded", "loaded first:1", "loaded second:1"]
+    assert json.loads(layout.loaded_images.read_text()) == {"first:1": "id of first:1", "second:1": "id of second:1"}
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[str]:
     """An image in buildah's store that has a shell and nothing else."""
@@ -105,16 +154,23 @@ def phase(cluster: Cluster, name: str) -> str:
     return "" if found is None else str(found["status"]["phase"])
 
 
+LIMITS = {"cpu.cfs_quota_us": "20000", "cpu.max": "20000 100000"}
+
+
+def held_back(folder: Path, name: str) -> bool:
+    try:
+        if (folder / name).read_text().strip() != LIMITS[name]:
+            return False
+        counts = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+    except OSError:  # a pod that ends takes its cgroup away
+        return False
+    return int(counts["nr_throttled"]) > 0
+
+
 def throttled(layout: Layout) -> bool:
     """Whether the kernel held back a container that has a fifth of a processor."""
-    for top in cgroups.present(layout.cgroup):
-        for name, limit in (("cpu.cfs_quota_us", "20000"), ("cpu.max", "20000 100000")):
-            for place in top.rglob(name):
-                if place.read_text().strip() == limit:
-                    counts = dict(line.split() for line in (place.parent / "cpu.stat").read_text().splitlines())
-                    if int(counts["nr_throttled"]) > 0:
-                        return True
-    return False
+    walks = (found for top in cgroups.present(layout.cgroup) for found in os.walk(top))
+    return any(held_back(Path(folder), name) for folder, _, files in walks for name in files if name in LIMITS)
 
 
 @pytest.mark.e2e

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from typing import Any
 
+import boto3
 import pytest
-from hotstart.cluster import forward, lifecycle, processes
+from botocore.config import Config
+from hotstart.cluster import forward, lifecycle, processes, status
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.layout import Layout
@@ -118,6 +120,35 @@ def test_two_checkouts_at_once_do_not_collide(layout: Layout) -> None:
             lifecycle.down(folder)
 
 
+def store_client(cluster: Cluster) -> Any:
+    assert cluster.s3 is not None
+    return boto3.client(
+        "s3",
+        endpoint_url=cluster.s3.endpoint,
+        region_name=cluster.s3.region,
+        aws_access_key_id=cluster.s3.access_key,
+        aws_secret_access_key=cluster.s3.secret_key,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+
+
+def test_two_whole_clusters_keep_their_objects_apart(layout: Layout) -> None:
+    folders = [layout.root / "one", layout.root / "two"]
+    try:
+        clusters = [lifecycle.up(folder) for folder in folders]
+        clients = [store_client(cluster) for cluster in clusters]
+        for client, text in zip(clients, (b"one", b"two"), strict=True):
+            client.create_bucket(Bucket="models")
+            client.put_object(Bucket="models", Key="word", Body=text)
+        for client, text in zip(clients, (b"one", b"two"), strict=True):
+            assert client.get_object(Bucket="models", Key="word")["Body"].read() == text
+        for cluster in clusters:
+            assert cluster.api().node_ready(cluster.node_name)
+    finally:
+        for folder in folders:
+            lifecycle.down(folder)
+
+
 def test_a_forward_lives_until_it_is_closed(layout: Layout) -> None:
     cluster = lifecycle.up(layout.root, lifecycle.Wanted(api_only=True))
 
@@ -129,6 +160,35 @@ def test_a_forward_lives_until_it_is_closed(layout: Layout) -> None:
     assert forward.close(cluster, port)
     assert port not in {item.local_port for item in forward.exposed(cluster)}
     assert not forward.close(cluster, port)
+
+
+def test_a_keeper_that_dies_first_is_told_with_its_last_words(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = layout.root / "python"
+    broken.write_text("#!/bin/sh\necho no Python today >&2\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+
+    with pytest.raises(ClusterError, match=r"keeper\.log:\nno Python today"):
+        lifecycle.up(layout.root, lifecycle.Wanted(api_only=True))
+
+
+def forwarder_of(cluster: Cluster) -> int | None:
+    """The process that listens on the forwarder's socket."""
+    found = [seen.pid for seen in status.inside(cluster.init_pid) if seen.name == "hotstart.cluster.forwarder"]
+    return found[0] if found else None
+
+
+def test_up_opens_the_ports_that_went_with_a_killed_forwarder(layout: Layout, machine: Machine) -> None:
+    cluster = lifecycle.up(layout.root, lifecycle.Wanted(api_only=True))
+    killed = forwarder_of(cluster)
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    machine.wait_until("another forwarder", lambda: forwarder_of(cluster) not in (None, killed))
+    assert not cluster.api().ready()
+
+    assert lifecycle.up(layout.root, lifecycle.Wanted(api_only=True)) == cluster
+
+    assert cluster.api().ready()
 
 
 def test_the_shell_passes_the_exit_status_on_and_sees_the_node(layout: Layout) -> None:

@@ -43,9 +43,9 @@ class Platform:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """A cluster of this test run's own, with the images of the work tree in it."""
-    folder = tmp_path_factory.mktemp("cluster")
+    folder = Path(f"build/tests/e2e-{uuid.uuid4().hex[:8]}").resolve()  # not in /tmp: containers cannot layer on tmpfs
     cluster = lifecycle.up(folder)
     try:
         for name in stage.IMAGES:
@@ -53,6 +53,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     finally:
         lifecycle.down(folder)
+        folder.rmdir()
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ from hotstart.engines.recipe import TENSORRT_LLM_VERSION
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.containerfile import read_instructions
+
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "images" / "triton-trtllm"
-CONTAINERFILE = (IMAGE / "Containerfile").read_text()
 LOCK = (ROOT / "requirements" / "trtllm.lock").read_text()
 
 
@@ -36,8 +37,7 @@ PACKAGES = choose_packages.parse_lock(LOCK)
 
 
 def instructions() -> list[tuple[str, str]]:
-    joined = re.sub(r"\\\n\s*", " ", "\n".join(line for line in CONTAINERFILE.splitlines() if not line.startswith("#")))
-    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
+    return read_instructions(IMAGE / "Containerfile")
 
 
 def test_it_stands_on_the_pinned_container_and_can_stand_on_another() -> None:

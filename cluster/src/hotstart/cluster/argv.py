@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,7 +153,11 @@ def dns(layout: Layout, programs: Mapping[str, Path]) -> Component:
     return Component("coredns", (str(programs["coredns"]), "-conf", f"{layout.config}/Corefile"))
 
 
-def object_store(layout: Layout, weed: str) -> Component:
+def forwarder(python_path: str) -> Component:
+    return Component("forwarder", (sys.executable, "-m", "hotstart.cluster.forwarder"), {"PYTHONPATH": python_path})
+
+
+def object_store(layout: Layout, weed: str, python_path: str) -> Component:
     """Everything but S3 itself listens on loopback: the filer and the volumes know no credentials."""
     return Component(
         "s3",
@@ -175,7 +180,7 @@ def object_store(layout: Layout, weed: str) -> Component:
             f"-s3.config={layout.config}/s3.json",
             "-s3.concurrentUploadLimitMB=64",
         ),
-        {"GOGC": "50", "GOMEMLIMIT": "256MiB"},
+        {"GOGC": "50", "GOMEMLIMIT": "256MiB", "PYTHONPATH": python_path},
     )
 
 

@@ -6,19 +6,19 @@ The cache stands outside the work tree (`HOTSTART_CACHE`, by default `~/.cache/h
 
 from __future__ import annotations
 
-import fcntl
-import os
+import errno
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hotstart.cluster import downloads
+from hotstart.cluster import downloads, golang
 from hotstart.cluster.errors import ClusterError
-from hotstart.cluster.tools import GO_MINIMUM, Program, Tool, build_argv
+from hotstart.cluster.golang import Go
+from hotstart.cluster.locks import exclusive
+from hotstart.cluster.tools import Program, Tool
 
 Say = Callable[[str], None]
 
@@ -72,52 +72,33 @@ def missing(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str]) -> t
     return tuple(tool for tool in tools if places(tool, cache, environ) is None)
 
 
-def to_build(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str]) -> tuple[Tool, ...]:
-    """The missing tools that cannot be downloaded from here."""
+def to_build(missing: Sequence[Tool], environ: Mapping[str, str]) -> tuple[Tool, ...]:
+    """Those of the missing tools that cannot be downloaded from here."""
     download = downloads.wanted(environ)
-    return tuple(tool for tool in missing(tools, cache, environ) if not (download and downloads.reachable(tool)))
-
-
-def go_version(go: str) -> tuple[int, int] | None:
-    """Major and minor version of the Go command, None if it does not say."""
-    shown = subprocess.run((go, "env", "GOVERSION"), capture_output=True, text=True, check=False, cwd="/")
-    match = re.match(r"go(\d+)\.(\d+)", shown.stdout)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def go_problem(tools: Sequence[Tool], go: str | None, version: tuple[int, int] | None) -> str | None:
-    """Why the missing tools cannot be built, in one sentence; None if they can."""
-    if not tools or (go is not None and version is not None and version >= GO_MINIMUM):
-        return None
-    names = ", ".join(f"{tool.name} {tool.version}" for tool in tools)
-    have = "no Go is installed" if go is None or version is None else f"Go {version[0]}.{version[1]} is too old"
-    needed = f"{GO_MINIMUM[0]}.{GO_MINIMUM[1]}"
-    return (
-        f"{names} must be built, and {have}: install Go {needed} or newer (https://go.dev/dl), "
-        "or set KUBEBUILDER_ASSETS to a folder that has these programs."
-    )
+    return tuple(tool for tool in missing if not (download and downloads.reachable(tool)))
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _making(tool: Tool, cache: Path) -> Iterator[Path | None]:
+def _making(tool: Tool, cache: Path, say: Say) -> Iterator[Path | None]:
     """An empty folder that becomes the tool's place in the cache; None where the tool has come there meanwhile."""
     target = tool_dir(cache, tool)
-    with _locked(cache / "bin" / f".{tool.name}.lock"):
+    lock = cache / "bin" / f".{tool.name}.lock"
+    with exclusive(lock, lambda: say(f"waiting for another process that makes {tool.name} {tool.version}")):
         if all((target / program.name).is_file() for program in tool.programs):
             yield None
             return
         unfinished = target.with_name(f".{target.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        yield unfinished
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise ClusterError(
+                f"The disk of {cache} is full: free some, or name another folder in HOTSTART_CACHE."
+            ) from error
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
 
@@ -128,7 +109,7 @@ def download(tool: Tool, cache: Path, environ: Mapping[str, str], say: Say) -> b
     if not releases or not downloads.wanted(environ) or not downloads.reachable(tool):
         return False
     try:
-        with _making(tool, cache) as folder:
+        with _making(tool, cache, say) as folder:
             if folder is not None:
                 downloads.download(releases, folder, say)
     except downloads.NotDownloaded as error:
@@ -137,27 +118,13 @@ def download(tool: Tool, cache: Path, environ: Mapping[str, str], say: Say) -> b
     return True
 
 
-def build(tool: Tool, go: str, cache: Path, say: Say) -> None:
+def build(tool: Tool, go: Go, cache: Path, say: Say) -> None:
     """Build one tool into the cache; two checkouts that need it at once build it once."""
-    with _making(tool, cache) as unfinished:
-        if unfinished is None:
-            return
-        say(f"building {tool.name} {tool.version} from its pinned Go modules (once for this machine)")
-        log = cache / "bin" / f"{tool.name}.log"
-        with log.open("w") as out:
-            ended = subprocess.run(
-                build_argv(tool, go, str(unfinished)),
-                cwd=sources_dir() / tool.name,
-                env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if ended.returncode:
-            tail = "\n".join(log.read_text().splitlines()[-5:])
-            raise ClusterError(f"Building {tool.name} {tool.version} failed; the whole output is in {log}:\n{tail}")
-        for program in tool.programs:
-            (unfinished / program.built_as).rename(unfinished / program.name)
+    with _making(tool, cache, say) as unfinished:
+        if unfinished is not None:
+            say(f"building {tool.name} {tool.version} from its pinned Go modules (once for this machine)")
+            log = cache / "bin" / f"{tool.name}.log"
+            golang.build(tool, go, sources_dir() / tool.name, log, unfinished, say)
 
 
 def ensure(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str], say: Say) -> dict[str, Path]:
@@ -168,8 +135,8 @@ def ensure(tools: Sequence[Tool], cache: Path, environ: Mapping[str, str], say: 
         if known is None and download(tool, cache, environ, say):
             known = {program.name: tool_dir(cache, tool) / program.name for program in tool.programs}
         if known is None:
-            go = shutil.which("go", path=environ.get("PATH"))
-            problem = go_problem((tool,), go, go_version(go) if go else None)
+            go = golang.find(environ)
+            problem = golang.problem((tool,), go)
             if go is None or problem:
                 raise ClusterError(problem or "No Go is installed.")
             build(tool, go, cache, say)

@@ -1,4 +1,4 @@
-"""The command `hotstart-cluster`: up, down, status, load-image, forward and shell."""
+"""The command `hotstart-cluster`: up, fetch, down, status, load-image, forward and shell."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def _up(options: argparse.Namespace) -> int:
     wanted = lifecycle.Wanted(options.api_only, options.api_port, options.s3_port)
     cluster = lifecycle.up(options.dir, wanted, say)
     say(f"the cluster stands; use it with: . {cluster.layout.env_file}")
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    say = Steps()
+    programs = lifecycle.fetch(lifecycle.Wanted(options.api_only), say)
+    say(f"the cluster's {len(programs)} programs are there")
     return 0
 
 
@@ -82,6 +89,10 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--api-port", type=int, default=0, help="the API server's port on 127.0.0.1 (a free one)")
     add.add_argument("--s3-port", type=int, default=0, help="the object store's port on 127.0.0.1 (a free one)")
     add.set_defaults(run=_up)
+
+    add = commands.add_parser("fetch", help="download or build the programs that `up` would, and start nothing")
+    add.add_argument("--api-only", action="store_true", help="those of etcd and the API server alone")
+    add.set_defaults(run=_fetch, dir=None)
 
     add = commands.add_parser("down", parents=[common], help="end the cluster and remove all that it made")
     add.set_defaults(run=_down)

@@ -14,10 +14,10 @@ import shutil
 import socket
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -116,6 +116,7 @@ def download(releases: tuple[Release, ...], folder: Path, say: Say) -> None:
 
     Raises:
         NotDownloaded: a file cannot be had, is not the pinned one, or lacks the program; ``folder`` may hold others.
+        OSError: ``folder`` cannot be written to.
     """
     for release in releases:
         say(f"downloading {release.url.rsplit('/', 1)[-1]}")
@@ -128,15 +129,20 @@ def download(releases: tuple[Release, ...], folder: Path, say: Say) -> None:
             target.chmod(0o755)
 
 
-def _fetch(release: Release, body: IO[bytes]) -> None:
-    digest = hashlib.sha256()
+def _blocks(release: Release) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(release.url, timeout=TIMEOUT_SECONDS) as answer:
             while block := answer.read(BLOCK_BYTES):
-                digest.update(block)
-                body.write(block)
-    except (urllib.error.URLError, OSError) as error:
+                yield block
+    except (OSError, HTTPException) as error:
         raise NotDownloaded(f"{release.url}: {error}") from error
+
+
+def _fetch(release: Release, body: IO[bytes]) -> None:
+    digest = hashlib.sha256()
+    for block in _blocks(release):
+        digest.update(block)
+        body.write(block)
     if digest.hexdigest() != release.sha256:
         raise NotDownloaded(f"{release.url} has the sha256 {digest.hexdigest()[:12]}, not {release.sha256[:12]}")
 

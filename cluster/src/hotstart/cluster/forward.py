@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hotstart.cluster import waiting
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.layout import FORWARD_SOCKET
@@ -26,21 +27,26 @@ class Forwarded:
     local_port: int
 
 
+def _place(cluster: HasInit) -> str:
+    """The forwarder's socket, as seen from outside: through the init's root folder."""
+    return f"/proc/{cluster.init_pid}/root{FORWARD_SOCKET}"
+
+
 def _ask(cluster: HasInit, request: dict[str, Any], handed: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Ask the forwarder; its socket is seen from outside through the init's root folder."""
-    with socket.socket(socket.AF_UNIX) as asker:
-        asker.settimeout(10)
-        try:
-            asker.connect(f"/proc/{cluster.init_pid}/root{FORWARD_SOCKET}")
-        except OSError as problem:
-            raise ClusterError(
-                f"The cluster's forwarder does not answer ({problem}): run `hotstart-cluster status`."
-            ) from problem
-        socket.send_fds(asker, [json.dumps(request).encode()], list(handed))
-        parts = []
-        while part := asker.recv(65536):
-            parts.append(part)
-    answer: dict[str, Any] = json.loads(b"".join(parts))
+    parts = []
+    try:
+        with socket.socket(socket.AF_UNIX) as asker:
+            asker.settimeout(10)
+            asker.connect(_place(cluster))
+            socket.send_fds(asker, [json.dumps(request).encode()], list(handed))
+            while part := asker.recv(65536):
+                parts.append(part)
+        answer: dict[str, Any] = json.loads(b"".join(parts))
+    except (OSError, ValueError) as problem:
+        raise ClusterError(
+            f"The cluster's forwarder does not answer ({problem}): run `hotstart-cluster up`, "
+            "which opens lost ports again."
+        ) from problem
     if "error" in answer:
         raise ClusterError(f"The cluster's forwarder refused: {answer['error']}")
     return answer
@@ -69,6 +75,11 @@ def close(cluster: HasInit, local_port: int) -> bool:
 def exposed(cluster: HasInit) -> tuple[Forwarded, ...]:
     """All forwards of the cluster."""
     return tuple(Forwarded(*row) for row in _ask(cluster, {"operation": "list"})["forwards"])
+
+
+def answers(cluster: HasInit) -> bool:
+    """Whether the forwarder takes requests; one that ended is away for a second or two."""
+    return waiting.socket_open(_place(cluster))
 
 
 def reuse(cluster: HasInit, host: str, port: int, local_port: int = 0) -> int:

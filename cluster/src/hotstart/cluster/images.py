@@ -16,6 +16,7 @@ from typing import Any
 from hotstart.cluster import argv, snapshots
 from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.errors import ClusterError
+from hotstart.cluster.locks import exclusive
 
 Say = Callable[[str], None]
 
@@ -96,12 +97,17 @@ def load(cluster: Cluster, name: str, say: Say = lambda text: None) -> None:
         say(f"loaded {name}")
         return
     name = full_name(name)
+    cluster.layout.images.mkdir(exist_ok=True)
+    with exclusive(cluster.layout.images / ".lock", lambda: say("waiting for another image that is being loaded")):
+        _load(cluster, name, say)
+
+
+def _load(cluster: Cluster, name: str, say: Say) -> None:
     shown, loaded = _shown(name), _loaded(cluster)
     image = shown["FromImageID"]
     if loaded.get(name) == image and name in _present(cluster):
         say(f"{name} is already there")
         return
-    cluster.layout.images.mkdir(exist_ok=True)
     archive = cluster.layout.images / "loading.tar"
     archive.unlink(missing_ok=True)
     if linkable := snapshots.stored(name, image, shown, _store()):

@@ -6,6 +6,7 @@ is killed, the kernel kills the init with it (and so all the rest), and the next
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -16,9 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from hotstart.cluster import cgroups, processes
+from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.layout import Layout
 
 KEEP = b"k"
+API_ONLY = "api-only"
 
 
 class _AskedToEnd(Exception):
@@ -82,15 +85,16 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         processes.wait_ended(init, 10)
 
 
-def keep(layout: Layout, pipes: Pipes, rootless: bool) -> None:
+def keep(layout: Layout, pipes: Pipes, api_only: bool) -> None:
+    """The cluster's life, to its end. Only a whole cluster has cgroups: pods and their kubelet need them."""
     signal.signal(signal.SIGTERM, _asked)
-    if not rootless:
-        cgroups.make(layout.cgroup)
     child: subprocess.Popen[bytes] | None = None
     try:
+        if not api_only:
+            cgroups.make(layout.cgroup)
         with (layout.logs / "init.log").open("wb") as log:
             child = subprocess.Popen(
-                init_argv(layout, pipes.progress, rootless),
+                init_argv(layout, pipes.progress, os.geteuid() != 0),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -101,21 +105,23 @@ def keep(layout: Layout, pipes: Pipes, rootless: bool) -> None:
         _wait(child, pipes.lifeline)
     except _AskedToEnd:
         print("asked to end", flush=True)
+    except ClusterError as problem:
+        os.write(pipes.progress, json.dumps({"error": str(problem)}).encode() + b"\n")
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if child is not None:
             _end(child)
-        if not rootless:
+        if not api_only:
             cgroups.remove(layout.cgroup)
 
 
 def main() -> None:
-    root, lifeline, progress = sys.argv[1:4]
+    root, lifeline, progress, kind = sys.argv[1:5]
     layout = Layout(Path(root))
     own = processes.process(os.getpid())
     assert own is not None
     processes.write(layout.keeper_file, own)
-    keep(layout, Pipes(int(lifeline), int(progress)), os.geteuid() != 0)
+    keep(layout, Pipes(int(lifeline), int(progress)), kind == API_ONLY)
 
 
 if __name__ == "__main__":

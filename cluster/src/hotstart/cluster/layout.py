@@ -16,6 +16,7 @@ CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 KUBELET_INSIDE = "/var/lib/kubelet"
 CONTAINERD_INSIDE = "/var/lib/containerd"
 DATA_INSIDE = "/var/lib/hotstart"
+CGROUP_PREFIX = "hotstart-"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Layout:
 
     @property
     def cgroup(self) -> str:
-        return f"hotstart-{self.identity}"
+        return f"{CGROUP_PREFIX}{self.identity}"
 
     @property
     def lock(self) -> Path:

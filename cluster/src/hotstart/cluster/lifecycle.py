@@ -18,17 +18,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from hotstart.cluster import binaries, cgroups, forward, preflight, prepare, processes, settings, tools
+from hotstart.cluster import binaries, cgroups, forward, golang, preflight, prepare, processes, settings, tools, waiting
 from hotstart.cluster.cluster import S3, Cluster, read, write
 from hotstart.cluster.errors import ClusterError
-from hotstart.cluster.keeper import KEEP
+from hotstart.cluster.keeper import API_ONLY, KEEP
 from hotstart.cluster.layout import Layout
 from hotstart.cluster.plan import API_PORT, CONTROL, S3_PORT, api_endpoint, s3_endpoint
 
 Say = Callable[[str], None]
 # containerd needs these beside the programs of the cluster; the environment of a person may lack the system's folders.
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+FORWARDER_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,30 @@ def _locked(layout: Layout, patience: float) -> Iterator[None]:
         yield
 
 
+def _look_at_cache(wanted: Wanted, environ: Mapping[str, str]) -> preflight.CacheFacts:
+    cache, needed = binaries.cache_dir(environ), tools.wanted(wanted.api_only)
+    missing = binaries.missing(needed, cache, environ)
+    to_build = binaries.to_build(missing, environ)
+    go_problem = golang.problem(to_build, golang.find(environ)) if to_build else None
+    return preflight.gather_cache(cache, bool(missing), bool(to_build), go_problem)
+
+
 def _look(layout: Layout, wanted: Wanted, environ: Mapping[str, str]) -> preflight.Facts:
     """Look at the machine; raise what it lacks."""
-    cache = binaries.cache_dir(environ)
-    to_build = binaries.to_build(tools.wanted(wanted.api_only), cache, environ)
-    go = shutil.which("go", path=environ.get("PATH"))
-    go_problem = binaries.go_problem(to_build, go, binaries.go_version(go) if go and to_build else None)
-    facts = preflight.gather_facts(layout.root, cache, bool(to_build), go_problem, (wanted.api_port, wanted.s3_port))
+    cache = _look_at_cache(wanted, environ)
+    facts = preflight.gather_facts(layout.root, cache, (wanted.api_port, wanted.s3_port))
     if found := preflight.problems(facts, wanted.api_only):
         raise ClusterError("\n".join(found))
     return facts
+
+
+def fetch(wanted: Wanted | None = None, say: Say = lambda text: None) -> dict[str, Path]:
+    """The place of every program of a cluster, downloading or building what is missing, without starting one."""
+    wanted = wanted or Wanted()
+    cache = _look_at_cache(wanted, os.environ)
+    if found := preflight.cache_problems(cache):
+        raise ClusterError("\n".join(found))
+    return binaries.ensure(tools.wanted(wanted.api_only), cache.folder, os.environ, say)
 
 
 def _mend(layout: Layout) -> None:
@@ -98,7 +116,7 @@ class _Keeper:
     progress: int
 
 
-def _start_keeper(layout: Layout) -> _Keeper:
+def _start_keeper(layout: Layout, api_only: bool) -> _Keeper:
     lifeline_read, lifeline = os.pipe()
     progress, progress_write = os.pipe()
     path = os.pathsep.join(filter(None, (os.environ.get("PATH"), SYSTEM_PATH)))
@@ -106,7 +124,10 @@ def _start_keeper(layout: Layout) -> _Keeper:
     python_path = os.pathsep.join(filter(None, (sources, os.environ.get("PYTHONPATH"))))
     with (layout.logs / "keeper.log").open("wb") as log:
         process = subprocess.Popen(
-            (sys.executable, "-m", "hotstart.cluster.keeper", layout.root, str(lifeline_read), str(progress_write)),
+            (
+                *(sys.executable, "-m", "hotstart.cluster.keeper", layout.root),
+                *(str(lifeline_read), str(progress_write), API_ONLY if api_only else "whole"),
+            ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -130,8 +151,14 @@ def _follow(layout: Layout, keeper: _Keeper, say: Say) -> None:
             if told.get("ready"):
                 return
             say(told["step"])
-    tail = "\n".join((layout.logs / "init.log").read_text().splitlines()[-5:]) if layout.logs.exists() else ""
-    raise ClusterError(f"The cluster's init ended; the end of {layout.logs / 'init.log'}:\n{tail}")
+    raise ClusterError("\n".join(("The cluster ended before it stood.", *_log_ends(layout))))
+
+
+def _log_ends(layout: Layout) -> Iterator[str]:
+    """The last lines of the keeper and of the init, as far as they came to write any."""
+    for log in (layout.logs / "keeper.log", layout.logs / "init.log"):
+        if log.is_file() and (lines := log.read_text(errors="replace").splitlines()[-5:]):
+            yield "\n".join((f"The end of {log}:", *lines))
 
 
 @dataclass(frozen=True)
@@ -189,19 +216,42 @@ def _already(layout: Layout, wanted: Wanted) -> Cluster | None:
     return known
 
 
+def _ports(cluster: Cluster) -> Iterator[tuple[str, int, int]]:
+    """Every port that `up` opens: host and port in the cluster, port on the machine."""
+    yield CONTROL.address, API_PORT, cluster.api_port
+    if cluster.s3:
+        port = urlsplit(cluster.s3.endpoint).port
+        assert port is not None
+        yield CONTROL.address, S3_PORT, port
+
+
+def _open_lost(cluster: Cluster) -> None:
+    """Open the ports that went with a forwarder that ended; the one in its place knows none."""
+
+    def check() -> None:
+        if not Path(f"/proc/{cluster.init_pid}").exists():
+            raise ClusterError("The cluster's init ended: run `hotstart-cluster up` again.")
+
+    waiting.until("the forwarder", lambda: forward.answers(cluster), check, FORWARDER_SECONDS)
+    for host, port, local_port in _ports(cluster):
+        forward.reuse(cluster, host, port, local_port)
+
+
 def up(directory: Path, wanted: Wanted | None = None, say: Say = lambda text: None) -> Cluster:
-    """The cluster of the folder, started if it does not run."""
+    """The cluster of the folder, started if it does not run; of one that runs, lost ports are opened again."""
     layout, wanted = Layout(directory.resolve()), wanted or Wanted()
     if known := _already(layout, wanted):
+        with _locked(layout, patience=FORWARDER_SECONDS):
+            _open_lost(known)
         return known
     facts = _look(layout, wanted, os.environ)
-    programs = binaries.ensure(tools.wanted(wanted.api_only), facts.cache_dir, os.environ, say)
+    programs = binaries.ensure(tools.wanted(wanted.api_only), facts.cache.folder, os.environ, say)
     with _locked(layout, patience=0):
         if known := _already(layout, wanted):
             return known
         _mend(layout)
         keys = prepare.write_all(layout, wanted.api_only, programs, facts.weed)
-        keeper = _start_keeper(layout)
+        keeper = _start_keeper(layout, wanted.api_only)
         try:
             _follow(layout, keeper, say)
             cluster = _open(layout, wanted, keys)

@@ -73,16 +73,16 @@ class Running:
 
     def keep(self) -> None:
         """Reap every process that ends, for ever; a component that ends is started again."""
-        self._handles.clear()
         while True:
             pid, status = os.waitpid(-1, 0)
             component = self._by_pid.pop(pid, None)
             if component is not None:
                 code = os.waitstatus_to_exitcode(status)
+                # Dropped without its exit status, subprocess would poll it and reap what is awaited here.
+                self._handles.pop(pid).returncode = code
                 print(f"{component.name} ended with {code}: starting it again", flush=True)
                 time.sleep(RESTART_SECONDS)
                 self.start(component)
-                self._handles.clear()
 
 
 class Progress:
@@ -129,11 +129,12 @@ class NodeInit:
     def start_first(self) -> None:
         """All that does not need the API server."""
         layout, start = self._layout, self._running.start
+        python_path = os.environ.get("PYTHONPATH", "")
         start(argv.etcd(layout, self._order.programs))
-        start(Component("forwarder", (sys.executable, "-m", "hotstart.cluster.forwarder"), _python_path()))
+        start(argv.forwarder(python_path))
         if not self._order.api_only:
             start(argv.containerd(layout, self._node))
-            start(argv.object_store(layout, self._order.weed))
+            start(argv.object_store(layout, self._order.weed, python_path))
 
     def start_api(self) -> None:
         self._wait("etcd", lambda: waiting.port_open("127.0.0.1", ETCD_PORT))
@@ -176,10 +177,6 @@ class NodeInit:
 
     def keep(self) -> None:
         self._running.keep()
-
-
-def _python_path() -> dict[str, str]:
-    return {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
 def main() -> None:

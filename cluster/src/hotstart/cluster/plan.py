@@ -1,6 +1,6 @@
 """The addresses and names of a cluster: pure facts from which command lines, settings and certificates follow.
 
-Each node is one set of namespaces with an address and a range of pod addresses of its own; a second one is index 1.
+A node is one set of namespaces with an address and a range of pod addresses of its own. Only `CONTROL` is started.
 Nothing of this is seen outside the namespaces, so that every cluster has the same addresses.
 """
 

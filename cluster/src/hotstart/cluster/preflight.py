@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hotstart.cluster import cgroups
+from hotstart.cluster.mounts import OWN_IN_VAR_LIB
+
 PLUGINS = Path("/usr/lib/cni")
 API_COMMANDS = ("unshare", "nsenter", "setpriv", "mount", "ip")
 NODE_COMMANDS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "nft", "conntrack")
@@ -27,11 +30,30 @@ PACKAGES = {
     "mount": "mount",
 }
 HIDDEN_INSIDE = ("/run", "/proc", "/sys", "/dev", "/var/log", "/var/run")
+HIDDEN_IN_NODE = tuple(f"/var/lib/{name}" for name in OWN_IN_VAR_LIB)
 LAYERED = ("overlay", "tmpfs", "ramfs", "aufs")
 CLUSTER_DISK_MIB = 4096
 API_DISK_MIB = 512
 BUILD_DISK_MIB = 8192
+DOWNLOAD_DISK_MIB = 1024
 LOWER_OOM_SCORE = 24
+
+
+@dataclass(frozen=True)
+class CacheFacts:
+    """What was seen of the place of the cluster's programs; `missing` are downloaded, or else built (`builds`)."""
+
+    folder: Path
+    free_mib: int
+    missing: bool
+    builds: bool
+    go_problem: str | None
+
+    @property
+    def needed_mib(self) -> int:
+        if self.builds:
+            return BUILD_DISK_MIB
+        return DOWNLOAD_DISK_MIB if self.missing else 0
 
 
 @dataclass(frozen=True)
@@ -45,20 +67,34 @@ class Facts:
     state_dir: Path
     state_filesystem: str
     state_free_mib: int
-    cache_dir: Path
-    cache_free_mib: int
-    builds: bool
-    go_problem: str | None
+    cache: CacheFacts
+    python: Path
     weed: str | None
     taken_ports: tuple[int, ...]
+    cgroup_problem: str | None
 
 
 def problems(facts: Facts, api_only: bool) -> tuple[str, ...]:
     """Every reason why the cluster cannot start, the first one first."""
-    checks = (_not_root, _commands_missing, _go_missing, _disk_too_small, _port_taken, _hidden_place)
-    node_checks = (_plugins_missing, _overlayfs_missing, _layered_filesystem, _object_store_missing)
+    checks = (_not_root, _commands_missing, _disk_too_small, _port_taken, _hidden_place)
+    node_checks = (
+        *(_plugins_missing, _overlayfs_missing, _layered_filesystem),
+        *(_cgroups_closed, _object_store_missing),
+    )
     found = [check(facts, api_only) for check in (*checks, *(() if api_only else node_checks))]
-    return tuple(sentence for sentence in found if sentence)
+    return (*(sentence for sentence in found if sentence), *cache_problems(facts.cache))
+
+
+def cache_problems(cache: CacheFacts) -> tuple[str, ...]:
+    """Every reason why the missing programs cannot be had."""
+    found = [cache.go_problem] if cache.go_problem else []
+    if cache.free_mib < cache.needed_mib:
+        work = "building" if cache.builds else "downloading"
+        found.append(
+            f"{cache.folder} has {cache.free_mib} MiB free and {work} the programs needs {cache.needed_mib} MiB: "
+            "free some, or name another folder in HOTSTART_CACHE."
+        )
+    return tuple(found)
 
 
 def _not_root(facts: Facts, api_only: bool) -> str | None:
@@ -76,23 +112,14 @@ def _commands_missing(facts: Facts, api_only: bool) -> str | None:
     return f"{', '.join(missing)} cannot be found: run `cluster/install-debian-packages`, or install {packages}."
 
 
-def _go_missing(facts: Facts, api_only: bool) -> str | None:
-    return facts.go_problem
-
-
 def _disk_too_small(facts: Facts, api_only: bool) -> str | None:
     wanted = API_DISK_MIB if api_only else CLUSTER_DISK_MIB
-    if facts.state_free_mib < wanted:
-        return (
-            f"{facts.state_dir} has {facts.state_free_mib} MiB free and the cluster needs {wanted} MiB: "
-            "free some, or name another folder with --dir."
-        )
-    if facts.builds and facts.cache_free_mib < BUILD_DISK_MIB:
-        return (
-            f"{facts.cache_dir} has {facts.cache_free_mib} MiB free and building the programs needs {BUILD_DISK_MIB} "
-            "MiB: free some, or name another folder in HOTSTART_CACHE."
-        )
-    return None
+    if facts.state_free_mib >= wanted:
+        return None
+    return (
+        f"{facts.state_dir} has {facts.state_free_mib} MiB free and the cluster needs {wanted} MiB: "
+        "free some, or name another folder with --dir."
+    )
 
 
 def _port_taken(facts: Facts, api_only: bool) -> str | None:
@@ -102,11 +129,17 @@ def _port_taken(facts: Facts, api_only: bool) -> str | None:
 
 
 def _hidden_place(facts: Facts, api_only: bool) -> str | None:
-    for place in HIDDEN_INSIDE:
-        if facts.state_dir.is_relative_to(place):
-            return (
-                f"{facts.state_dir} cannot be seen inside the cluster, which has its own {place}: name another --dir."
-            )
+    needed = [
+        (facts.state_dir, "name another --dir"),
+        (facts.cache.folder, "name another folder in HOTSTART_CACHE"),
+        (facts.python, "make the Python environment in another folder"),
+    ]
+    if facts.weed and not api_only:
+        needed.append((Path(facts.weed), "install it in another folder"))
+    for place, remedy in needed:
+        for covered in (*HIDDEN_INSIDE, *(() if api_only else HIDDEN_IN_NODE)):
+            if place.is_relative_to(covered):
+                return f"{place} cannot be seen inside the cluster, which has its own {covered}: {remedy}."
     return None
 
 
@@ -132,6 +165,10 @@ def _layered_filesystem(facts: Facts, api_only: bool) -> str | None:
         f"{facts.state_dir} is on {facts.state_filesystem}, on which containers cannot put their layers: "
         "name a folder on a disk with --dir."
     )
+
+
+def _cgroups_closed(facts: Facts, api_only: bool) -> str | None:
+    return facts.cgroup_problem
 
 
 def _object_store_missing(facts: Facts, api_only: bool) -> str | None:
@@ -182,7 +219,11 @@ def can_lower_oom_score() -> bool:
     return bool(int(line.split()[1], 16) >> LOWER_OOM_SCORE & 1)
 
 
-def gather_facts(state_dir: Path, cache_dir: Path, builds: bool, go_problem: str | None, ports: Sequence[int]) -> Facts:
+def gather_cache(folder: Path, missing: bool, builds: bool, go_problem: str | None) -> CacheFacts:
+    return CacheFacts(folder.resolve(), _free_mib(folder), missing, builds, go_problem)
+
+
+def gather_facts(state_dir: Path, cache: CacheFacts, ports: Sequence[int]) -> Facts:
     return Facts(
         root=os.geteuid() == 0,
         missing_commands=tuple(name for name in (*API_COMMANDS, *NODE_COMMANDS) if not shutil.which(name)),
@@ -191,10 +232,9 @@ def gather_facts(state_dir: Path, cache_dir: Path, builds: bool, go_problem: str
         state_dir=state_dir,
         state_filesystem=filesystem_of(_existing(state_dir), Path("/proc/self/mounts").read_text()),
         state_free_mib=_free_mib(state_dir),
-        cache_dir=cache_dir,
-        cache_free_mib=_free_mib(cache_dir),
-        builds=builds,
-        go_problem=go_problem,
+        cache=cache,
+        python=Path(sys.executable),
         weed=find_weed(),
         taken_ports=tuple(port for port in ports if port and _taken(port)),
+        cgroup_problem=cgroups.problem() if os.geteuid() == 0 else None,
     )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ASIDE = Path("/mnt")  # stands on every Debian; covered in this namespace only
+ASIDE = Path("/mnt")  # stands on every Debian; covered in this namespace only, and for a moment
 COMMAND = ("unshare", "--mount", "--propagation=private", sys.executable, "-m", "hotstart.cluster.private_tmp")
 
 
@@ -29,6 +29,8 @@ def cover_tmp(tmp: Path, aside: Path) -> None:
             place = tmp / entry.name
             place.mkdir()
             mount("--rbind", entry, place)
+    # The program or the store's data may lie below it.
+    subprocess.run(("umount", "--lazy", str(aside)), check=True)
 
 
 def main() -> None:

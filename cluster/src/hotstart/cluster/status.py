@@ -49,6 +49,10 @@ def lines(cluster: Cluster, seen: list[Seen], forwards: tuple[forward.Forwarded,
     ]
     if cluster.s3:
         text.append(f"object store   {cluster.s3.endpoint} (from pods: {cluster.s3.endpoint_in_cluster})")
+    if cluster.api_port not in {item.local_port for item in forwards}:
+        text.append(
+            "Ports of the machine were lost with a forwarder that ended: `hotstart-cluster up` opens them again."
+        )
     text += [f"forward        127.0.0.1:{item.local_port} -> {item.host}:{item.port}" for item in forwards]
     text += [f"{item.resident_mib:8.0f} MiB  {item.name}" for item in sorted(seen, key=lambda one: -one.resident_mib)]
     text.append(f"{sum(item.resident_mib for item in seen):8.0f} MiB  in all (init {cluster.init_pid})")

@@ -96,4 +96,4 @@ def build_argv(tool: Tool, go: str, output: str) -> tuple[str, ...]:
     """The one build of a tool: everything static, without paths of this machine in it."""
     linker = " ".join(("-s", "-w", *(f"-X {stamp}" for stamp in tool.stamps)))
     packages = tuple(program.package for program in tool.programs)
-    return (go, "build", "-trimpath", "-mod=readonly", "-ldflags", linker, "-o", f"{output}/", *packages)
+    return (go, "build", "-v", "-trimpath", "-mod=readonly", "-ldflags", linker, "-o", f"{output}/", *packages)
