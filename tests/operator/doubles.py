@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 from datetime import UTC, datetime
 
 from hotstart.engines.collection import StoredObject
@@ -350,14 +351,29 @@ class FakeEvents:
 
 
 class FakeQueue:
-    """The queue without time: keys in order, each once."""
+    """The queue by the world's clock: keys in order, each once; timers ring when they are told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.keys: list[Key] = []
+        self.due: dict[Key, float] = {}
 
     def add(self, key: Key) -> None:
         if key not in self.keys:
             self.keys.append(key)
+
+    def add_in(self, key: Key, seconds: float) -> None:
+        """The key once so many seconds have passed, or an earlier timer of it says; at once after none."""
+        if seconds <= 0:
+            self.add(key)
+        else:
+            self.due[key] = min(self.due.get(key, math.inf), self.clock.now() + seconds)
+
+    def ring(self) -> None:
+        """Adds the keys whose time has come."""
+        for key in [key for key, due in self.due.items() if due <= self.clock.now()]:
+            del self.due[key]
+            self.add(key)
 
 
 SPEC = {
