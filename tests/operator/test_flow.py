@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hotstart.engines.profile import LoadPoint, LonePoint, Profile
 from hotstart.exchange.messages import PodFailure
 from hotstart.operator.core.errors import StoreFailed
 
+from tests.operator import doubles
 from tests.operator.world import World
 
 
@@ -136,6 +140,56 @@ async def test_a_store_that_denies_is_named_and_mended(world):
     assert found["reason"] == "AccessDenied" and "store" in found["message"]
     world.store.failure = None
     await world.run_until(world.is_ready)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_store_that_is_away_takes_nothing_from_an_engine_that_stands(world, monkeypatch, restarted):
+    monkeypatch.setattr(doubles, "make_manifest", measured(doubles.make_manifest))
+    world.apply(scaling={"mode": "SLO", "minReplicas": 1, "maxReplicas": 10}, serving={"interThreads": 4})
+    await world.run_until(world.is_ready)
+    await world.run(2)
+    stored = world.cluster.all("Engine")[0]["status"]
+    assert stored["manifestDigest"] and stored["profile"] and stored["builtAt"] and stored["sizeBytes"]
+    cap = world.agents.routes[0].endpoints[0].cap
+    world.store.failure = StoreFailed("no answer", "StoreUnreachable")
+    if restarted:
+        world.restart()
+    await world.run_until(lambda: engine_conditions(world)["Degraded"]["status"] == "True", 320)
+    found = engine_conditions(world)["Degraded"]
+    assert found["reason"] == "StoreUnreachable" and "no answer" in found["message"]
+    await world.run(20)
+    away = world.cluster.all("Engine")[0]["status"]
+    assert {**away, "conditions": []} == {**stored, "conditions": []}
+    assert world.is_ready() and world.model()["spec"]["replicas"] == 1
+    assert world.agents.routes[0].endpoints[0].cap == cap == 4
+    world.store.failure = None
+    await world.run_until(lambda: engine_conditions(world)["Degraded"]["status"] == "False", 10)
+
+
+async def test_a_lost_engine_s_measurements_hold_for_the_replicas_that_serve_it(world, monkeypatch):
+    monkeypatch.setattr(doubles, "make_manifest", measured(doubles.make_manifest))
+    world.apply(serving={"interThreads": 4})
+    await world.run_until(world.is_ready)
+    await world.run(2)
+    world.store.objects.clear()
+    world.build_exit = {"failure": {"reason": "BuildFailed", "message": "No.", "retryable": True}}
+    await world.run_until(lambda: engine_conditions(world)["Ready"]["status"] == "False", 320)
+    status = world.cluster.all("Engine")[0]["status"]
+    assert not status["manifestDigest"]
+    assert status["profile"] and status["builtAt"] and status["sizeBytes"]
+    assert world.agents.routes[0].endpoints[0].cap == 4
+
+
+def measured(make):
+    """Manifests with a calibration: four requests at once hold the SLO."""
+    load = tuple(LoadPoint(count, 50.0 + count, 600.0 * count) for count in (1, 2, 4))
+    profile = Profile(960, 32, 1e4, (LonePoint(960, 32, 50.0),), load, 0.0, 0.05, 1.0, cpus=4.0, inter_threads=4)
+    return lambda engine: replace(make(engine), profile=profile)
+
+
+def engine_conditions(world) -> dict[str, dict]:
+    (engine,) = world.cluster.all("Engine")
+    return {c["type"]: c for c in engine["status"]["conditions"]}
 
 
 async def test_a_broken_new_revision_leaves_the_old_one_serving(world):

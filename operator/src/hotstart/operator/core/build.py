@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from itertools import takewhile
 
 from hotstart.engines.manifest import Manifest, manifest_sha256
-from hotstart.engines.verification import Verification
 from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
-from hotstart.operator.api.engine import EnginePhase, VerificationStatus
+from hotstart.operator.api.engine import EnginePhase
 from hotstart.operator.core.accelerators import (
     GpuVerdict,
     decide_accelerator,
@@ -23,20 +22,20 @@ from hotstart.operator.core.accelerators import (
 )
 from hotstart.operator.core.backoff import BUILD_KILLED, JOB_RETRYABLE
 from hotstart.operator.core.capacity import make_profile_status
-from hotstart.operator.core.conditions import Verdict, make_conditions
+from hotstart.operator.core.conditions import Verdict, find_condition, make_conditions
+from hotstart.operator.core.engine_status import is_stored, judge_nodes, make_verification_status, report_failure
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job, was_killed
 from hotstart.operator.core.quarantine import (
     Quarantine,
-    describe_nodes,
     describe_quarantine,
     find_later_jobs,
     is_lifted,
     make_quarantine,
-    quarantined_nodes,
 )
 
+STORE_LOOK_SECONDS = 5.0  # a store that does not tell is asked again so often
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERT_STEP = "convert"  # the init container that needs no GPU
 
@@ -89,8 +88,7 @@ def decide_engine(view: EngineView, now: float) -> EnginePlan:
     if view.stored is not None:
         return decide_stored(view, view.stored, now)
     if view.store_failure is not None:
-        verdicts = report_failure(view.store_failure, progressing=True)
-        return EnginePlan(make_engine_status(view, verdicts, now, phase=None), check_in=5.0)
+        return decide_unknown(view, view.store_failure, now)
     quarantine = view.quarantine
     if quarantine is not None and not is_lifted(quarantine, view.engine):
         return decide_quarantined(view, quarantine, now)
@@ -137,6 +135,27 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         profile=None if manifest.profile is None else make_profile_status(manifest.profile),
     )
     return EnginePlan(status, obsolete=tuple(job for job in view.jobs if job.failed))
+
+
+def decide_unknown(view: EngineView, failure: Failure, now: float) -> EnginePlan:
+    """The store does not tell, or its manifest is malformed: nothing is built meanwhile.
+
+    Of an engine that stood when the store last answered all that is known stays, and so does who serves it.
+    """
+    old, generation = view.engine.status, view.engine.metadata.generation
+    ready = find_condition(old.conditions, ConditionType.READY)
+    if ready is None or not is_stored(view.engine) or failure.reason == Reason.ENGINE_CORRUPT:
+        verdicts = report_failure(failure, progressing=True)
+        return EnginePlan(make_engine_status(view, verdicts, now, phase=None), check_in=STORE_LOOK_SECONDS)
+    message = f"{failure.message} {judge_nodes(view.engine).message}".rstrip()
+    verdicts = (
+        Verdict(ConditionType.READY, True, ready.reason, ready.message),
+        Verdict(ConditionType.PROGRESSING, False, Reason.UP_TO_DATE, ""),
+        Verdict(ConditionType.DEGRADED, True, failure.reason, message),
+    )
+    conditions = make_conditions(verdicts, old.conditions, generation=generation, now=now)
+    status = old.model_copy(update={"observed_generation": generation, "conditions": conditions})
+    return EnginePlan(status, check_in=STORE_LOOK_SECONDS)
 
 
 def decide_missing(view: EngineView, now: float) -> EnginePlan:
@@ -250,27 +269,6 @@ def decide_quarantined(view: EngineView, quarantine: Quarantine, now: float) -> 
     return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=quarantine.message))
 
 
-def judge_nodes(engine: Engine) -> Verdict:
-    """Degraded, of an engine that stands: it failed its verification on some node."""
-    message = describe_nodes(engine.metadata.name, quarantined_nodes(engine))
-    reason = Reason.ENGINE_QUARANTINED if message else Reason.HEALTHY
-    return Verdict(ConditionType.DEGRADED, bool(message), reason, message)
-
-
-def make_verification_status(verification: Verification) -> VerificationStatus:
-    """A verification as status shows it: text, for the API has no floats."""
-    share = verification.agreed_of_all / verification.positions if verification.positions else 0.0
-    return VerificationStatus(
-        positions=verification.positions,
-        compared=verification.compared,
-        agreed=verification.agreed,
-        agreement=f"{100 * share:.1f}%",
-        epsilon=f"{verification.epsilon:.3f}",
-        worst_margin=f"{verification.worst_margin:.3f}",
-        reference=verification.reference,
-    )
-
-
 def decide_lost(view: EngineView, last: JobFacts, outcome: Succeeded, now: float) -> EnginePlan:
     """The Job ended well, yet no manifest stands: the store lost it, or somebody took it away. Build again."""
     message = "The build ended well, but its manifest is not in the store; the engine is built again."
@@ -282,23 +280,10 @@ def find_obsolete(jobs: Iterable[JobFacts]) -> tuple[JobFacts, ...]:
     return tuple(sorted(jobs, key=lambda job: job.attempt)[:-2])
 
 
-def report_failure(failure: Failure, *, progressing: bool) -> tuple[Verdict, ...]:
-    """Ready is False for this reason; Progressing says whether it may pass by itself; Degraded once it is an error."""
-    quiet = failure.reason in (Reason.ENGINE_BUILDING, Reason.BUILD_QUEUED, Reason.PENDING)
-    state = (
-        Reason.ENGINE_BUILDING if progressing and quiet else Reason.BUILD_RETRYING if progressing else failure.reason
-    )
-    return (
-        Verdict(ConditionType.READY, False, failure.reason, failure.message),
-        Verdict(ConditionType.PROGRESSING, progressing, state, "" if quiet else failure.message),
-        Verdict(ConditionType.DEGRADED, not quiet, Reason.HEALTHY if quiet else failure.reason, ""),
-    )
-
-
 def make_engine_status(
     view: EngineView, verdicts: tuple[Verdict, ...], now: float, *, phase: EnginePhase | None, error: str = ""
 ) -> EngineStatus:
-    """The status of an engine that is not stored."""
+    """The status of an engine that is not stored; what was measured of it stays, for replicas may still serve it."""
     old, generation = view.engine.status, view.engine.metadata.generation
     return EngineStatus(
         observed_generation=generation,
@@ -306,5 +291,10 @@ def make_engine_status(
         phase=phase,
         attempts=max((old.attempts, *(job.attempt + 1 for job in view.jobs))),
         unused_since=old.unused_since,
+        size_bytes=old.size_bytes,
+        built_at=old.built_at,
+        build_seconds=old.build_seconds,
+        verification=old.verification,
+        profile=old.profile,
         last_error=(error or old.last_error)[:1024],
     )

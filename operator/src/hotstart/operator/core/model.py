@@ -19,7 +19,7 @@ from hotstart.exchange.names import (
     MANAGED_BY,
     ROLE_DRAINING,
 )
-from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
+from hotstart.operator.api import CompletionModel, Engine, Reason
 from hotstart.operator.api import Recipe as ApiRecipe
 from hotstart.operator.api.engine import EngineSpec
 from hotstart.operator.api.model_spec import Management
@@ -33,8 +33,8 @@ from hotstart.operator.core.accelerators import (
 )
 from hotstart.operator.core.build import GPU_LOOK_SECONDS
 from hotstart.operator.core.checkpoint import Inspection, decide_inspection
-from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import covers
+from hotstart.operator.core.engine_status import is_stored
 from hotstart.operator.core.facts import JobFacts, PodFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.job_manifests import make_inspect_job
@@ -174,12 +174,6 @@ def decide_progress(view: ModelView) -> Progress:
     if engine is None or not is_stored(engine):
         return Progress(inspection, checkpoint, wanted, engine, wanted.refusal, find_previous(view, wanted), False)
     return Progress(inspection, checkpoint, wanted, engine, None, target_of(view, engine), True)
-
-
-def is_stored(engine: Engine) -> bool:
-    """Whether the engine stands whole in the store."""
-    ready = find_condition(engine.status.conditions, ConditionType.READY)
-    return ready is not None and ready.status is ConditionStatus.TRUE and bool(engine.status.manifest_digest)
 
 
 def target_of(view: ModelView, engine: Engine) -> Target:

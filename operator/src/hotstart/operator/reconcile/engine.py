@@ -10,17 +10,17 @@ from hotstart.engines.manifest import BadManifest, engine_prefix, parse_manifest
 from hotstart.exchange.messages import BuildPhase, ServingOptions
 from hotstart.operator.api import CompletionModel, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Checkpoint, Management
-from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine, judge_nodes
+from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine
 from hotstart.operator.core.calibrator import replica_limits, with_calibrator
 from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import diff_merge
+from hotstart.operator.core.engine_status import is_stored, judge_nodes
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.job_manifests import make_build_job
 from hotstart.operator.core.jobs import Failure
-from hotstart.operator.core.model import is_stored
 from hotstart.operator.core.quarantine import Quarantine, parse_quarantine
 from hotstart.operator.core.recipe import find_wanted_engine, make_serving_options
 from hotstart.operator.core.revision import Images
