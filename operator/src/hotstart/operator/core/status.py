@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from hotstart.operator.api import (
+    CompletionModel,
     CompletionModelStatus,
     ConditionType,
     Duration,
@@ -21,6 +22,7 @@ from hotstart.operator.core.model import ModelPlan, ModelView
 from hotstart.operator.core.plan import UNFINISHED, PlanView, make_plan
 from hotstart.operator.core.service_manifests import selector_text
 from hotstart.operator.core.verdicts import (
+    RouterFacts,
     judge_attainable,
     judge_endpoint,
     judge_engine,
@@ -32,7 +34,7 @@ from hotstart.operator.core.verdicts import (
     judge_workload,
     step,
 )
-from hotstart.operator.core.window import Latency, measure_latency
+from hotstart.operator.core.window import Latency, Window, measure_latency
 from hotstart.operator.core.workload import CrashRecord, is_serving
 
 STATUS_LIMIT = 4096  # bytes of JSON
@@ -202,6 +204,14 @@ def shorten_messages(status: CompletionModelStatus, limit: int) -> CompletionMod
     short = tuple(c.model_copy(update={"message": c.message[:limit]}) for c in status.conditions)
     decisions = tuple(d.model_copy(update={"message": d.message[:limit]}) for d in status.decisions)
     return status.model_copy(update={"conditions": short, "decisions": decisions})
+
+
+def is_outdated(model: CompletionModel, window: Window, routers: RouterFacts, now: float) -> bool:
+    """Whether a condition that follows the traffic stands otherwise than the last seconds say."""
+    latency = measure_latency(window.last(LATENCY_WINDOW_SECONDS, now), model.spec.slo.percentile)
+    verdicts = (judge_slo(model, latency), judge_metrics(window, routers, now))
+    standing = {condition.type: condition.reason for condition in model.status.conditions}
+    return any(standing.get(verdict.type) != verdict.reason for verdict in verdicts)
 
 
 def is_due(old: CompletionModelStatus, new: CompletionModelStatus, *, since: float) -> bool:

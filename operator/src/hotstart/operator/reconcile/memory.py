@@ -37,8 +37,8 @@ class ModelMemory:
     scale: ScaleState = field(default_factory=ScaleState)
     decision: ScaleDecision | None = None
     decisions: tuple[Decision, ...] | None = None  # None: not yet read from status
-    written_at: float = 0.0
-    store_checked_at: float = 0.0
+    written_at: float = 0.0  # when its status was last written
+    woken_at: float = 0.0  # when it was last reconciled for its traffic's sake
 
 
 @dataclass
@@ -64,3 +64,7 @@ class Memory:
         if found is None or found.uid != uid:
             found = self.models[(namespace, name)] = ModelMemory(uid=uid)
         return found
+
+    def router_facts(self, namespace: str, name: str) -> RouterFacts:
+        """What is known of the routers with respect to a model."""
+        return self.routers.get((namespace, name), RouterFacts(total=self.router_total))

@@ -20,7 +20,6 @@ from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.model import ANNOTATION_REQUESTED_BY, ModelPlan, ModelView, decide_model
 from hotstart.operator.core.revision import Images
 from hotstart.operator.core.status import is_due, make_status
-from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.writes import Apply, Create, Delete, Patch, Write
 from hotstart.operator.reconcile.apply import apply_writes
 from hotstart.operator.reconcile.gpus import gather_gpus
@@ -116,7 +115,7 @@ class ModelReconciler:
                 if node.get("spec", {}).get("unschedulable")
             ),
             out_of_routes=frozenset(self.memory.out_of_routes),
-            routers=self.memory.routers.get((namespace, name), RouterFacts(total=self.memory.router_total)),
+            routers=self.memory.router_facts(namespace, name),
             window=memory.window,
             decision=memory.decision,
             decisions=memory.decisions,

@@ -13,6 +13,7 @@ from hotstart.operator.core.errors import HotstartError
 from hotstart.operator.core.events import EventNote
 from hotstart.operator.core.model import to_decision
 from hotstart.operator.core.scale import Fleet, ScaleDecision, decide_scale, is_external
+from hotstart.operator.core.status import LATENCY_WINDOW_SECONDS, WRITE_EVERY_SECONDS, is_outdated
 from hotstart.operator.core.workload import has_failed, is_serving
 from hotstart.operator.reconcile.memory import Memory, ModelMemory
 from hotstart.operator.reconcile.model import gather_capacity, gather_pods
@@ -106,5 +107,18 @@ class Scaler:
             kept = memory.decisions if memory.decisions is not None else model.status.decisions
             made = to_decision(decision, before, self.clock.now())
             memory.decisions = (made, *kept)[:KEPT_DECISIONS]
-        if record or last is None or last.reason is not decision.reason:
+        if record or last is None or last.reason is not decision.reason or self._is_outdated(model, memory):
+            memory.woken_at = self.clock.now()
             self.queue.add(Key("CompletionModel", model.metadata.namespace, model.metadata.name))
+
+    def _is_outdated(self, model: CompletionModel, memory: ModelMemory) -> bool:
+        """Whether status is to follow the traffic: at once where a condition flips, else each 30 s while there is any.
+
+        Nothing else wakes a model whose number of replicas fits.
+        """
+        now = self.clock.now()
+        routers = self.memory.router_facts(model.metadata.namespace, model.metadata.name)
+        if is_outdated(model, memory.window, routers, now):
+            return True
+        busy = any(second.arrivals for second in memory.window.last(LATENCY_WINDOW_SECONDS, now))
+        return busy and now - max(memory.written_at, memory.woken_at) >= WRITE_EVERY_SECONDS
