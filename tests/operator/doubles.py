@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from hotstart.engines.collection import StoredObject
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
-from hotstart.exchange.messages import BuildPhase, BuildReport, BuiltFile, PodReport, PodState, RouterReport
+from hotstart.exchange.messages import (
+    BuildPhase,
+    BuildReport,
+    BuiltFile,
+    ModelSecond,
+    PodReport,
+    PodState,
+    RouterReport,
+)
 from hotstart.operator.api import Engine
 from hotstart.operator.core.diff import covers
 from hotstart.operator.core.errors import Conflict, Forbidden, HotstartError, StoreFailed
@@ -271,6 +279,7 @@ class FakeAgents:
         self.routes = ()
         self.router_generation = 0
         self.seconds: list = []
+        self.routers: dict[str, float] = {}  # requests in flight at each router, by UID; others are then silent
         self.builders: dict[str, dict] = {}
         self.pod_requests: list = []
 
@@ -298,9 +307,16 @@ class FakeAgents:
     async def ask_router(self, address, uid, request):
         if self.silent:
             return None
+        if self.routers and uid not in self.routers:
+            return None
         self.routes, self.router_generation = request.routes, request.generation
         seconds = tuple(s for s in self.seconds if s.second > request.cursor)
         cursor = max([request.cursor, *(s.second for s in seconds)])
+        if self.routers:
+            cursor = int(self.world.clock.now()) - 1
+            numbers = range(max(request.cursor + 1, cursor - 5), cursor + 1)
+            busy = self.routers[uid]
+            seconds = tuple(ModelSecond(second=n, model=f"{NAMESPACE}/m", in_flight_sum=busy) for n in numbers)
         return RouterReport(pod_uid=uid, generation=request.generation, cursor=cursor, seconds=seconds)
 
     async def ask_builder(self, address, uid, request):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hotstart.operator.reconcile.routing import RouterPod
 
 from tests.operator.test_scale import traffic
 from tests.operator.world import World
@@ -53,3 +54,25 @@ async def test_metrics_that_stop_are_said_whatever_on_call_holds(world):
     world.agents.silent = True
     await world.run(10)
     assert world.conditions()["MetricsAvailable"]["reason"] == "MetricsStale"
+
+
+async def test_one_silent_router_of_two_takes_no_replica_away(world):
+    world.restart()
+    world.operator.exchange.routing.routers = (RouterPod("r1", "10.0.0.1:9700"), RouterPod("r2", "10.0.0.2:9700"))
+    world.agents.routers = {"r1": 3.0, "r2": 3.0}
+    world.apply(scaling={**SLO, "scaleDownStabilization": "20s"})
+    await world.run_until(lambda: world.model()["spec"]["replicas"] == 8)
+    await world.run_until(world.is_ready)
+    del world.agents.routers["r2"]
+    await world.run(60)
+    assert world.model()["spec"]["replicas"] == 8
+    metrics = world.conditions()["MetricsAvailable"]
+    assert (metrics["status"], metrics["reason"]) == ("False", "MetricsStale") and "1 of 2 routers" in metrics[
+        "message"
+    ]
+    assert "has not reported" in world.conditions()["ScalingActive"]["message"]
+    world.agents.routers["r1"] = 6.5
+    await world.run(5)
+    assert world.model()["spec"]["replicas"] == 9, "what adds goes on"
+    world.agents.routers = {"r1": 0.5, "r2": 0.5}
+    await world.run_until(lambda: world.model()["spec"]["replicas"] < 9, 90)

@@ -145,6 +145,7 @@ class Reason(StrEnum):
     AT_MINIMUM = "AtMinimum"
     AT_MAXIMUM = "AtMaximum"
     HOLD_NO_DATA = "HoldNoData"
+    HOLD_ROUTER_SILENT = "HoldRouterSilent"
     HOLD_STABILIZING = "HoldStabilizing"
     HOLD_ROLLING_OUT = "HoldRollingOut"
     HOLD_AT_TARGET = "HoldAtTarget"

@@ -31,6 +31,11 @@ class RouterFacts:
     heard: int = 0
     up_to_date: bool = False
 
+    @property
+    def silent(self) -> int:
+        """How many do not answer."""
+        return self.total - self.heard
+
 
 def judge_engine(
     wanted: WantedEngine | None, engine: Engine | None, failure: Failure | None, *, inspecting: bool
@@ -139,6 +144,9 @@ def step(milliseconds: float) -> int:
 def judge_metrics(window: Window, routers: RouterFacts, now: float) -> Verdict:
     """MetricsAvailable: routers report."""
     kind = ConditionType.METRICS_AVAILABLE
+    if window.is_fresh(now) and routers.silent:
+        text = f"{routers.silent} of {routers.total} routers do not report: no replica is taken away meanwhile."
+        return Verdict(kind, False, Reason.METRICS_STALE, text)
     if window.is_fresh(now):
         return Verdict(kind, True, Reason.METRICS_FRESH, "Routers report each second.")
     if window.heard is None:

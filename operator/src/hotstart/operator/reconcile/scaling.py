@@ -77,7 +77,7 @@ class Scaler:
         self._remember(model, memory, decision, fleet.current, record=changes and not paused)  # 4
 
     def _gather_fleet(self, model: CompletionModel) -> Fleet:
-        """Replicas that serve and that are on their way."""
+        """Replicas that serve and that are on their way, and the routers that do not report."""
         meta, now = model.metadata, self.clock.now()
         owned = self.observed.owned("Pod", meta.namespace, "CompletionModel", meta.name)
         live = [
@@ -90,6 +90,7 @@ class Scaler:
             ready=ready,
             coming=len(live) - ready - failed,
             rolling_out=len({pod.revision for pod in live}) > 1,
+            silent_routers=self.memory.router_facts(meta.namespace, meta.name).silent,
         )
 
     def _take_in(self, raw: dict[str, Any], decision: ScaleDecision) -> None:
