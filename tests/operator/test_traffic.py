@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hotstart.exchange.messages import ModelSecond
+from hotstart.operator.api import CompletionModel, Reason
+from hotstart.operator.core.routes import make_route
+from hotstart.operator.core.scale import Fleet, ScaleState, decide_scale
+from hotstart.operator.core.window import Window, add_seconds
 from hotstart.operator.reconcile.routing import RouterPod
 
-from tests.operator.test_scale import traffic
+from tests.operator.doubles import SPEC, merge
+from tests.operator.test_scale import NOW, traffic
 from tests.operator.world import World
 
 SLO = {"mode": "SLO", "minReplicas": 1, "maxReplicas": 9}
@@ -76,3 +82,66 @@ async def test_one_silent_router_of_two_takes_no_replica_away(world):
     assert world.model()["spec"]["replicas"] == 9, "what adds goes on"
     world.agents.routers = {"r1": 0.5, "r2": 0.5}
     await world.run_until(lambda: world.model()["spec"]["replicas"] < 9, 90)
+
+
+async def knock(world: World, requests: int) -> None:
+    """One second of clients, as a router treats them: served, kept waiting, or refused at once."""
+    (route,) = world.agents.routes
+    second = int(world.clock.now()) - 1
+    found = {"in_flight_sum": 0.5} if route.endpoints else {"queued_sum": requests} if route.coming else {}
+    rejected = 0 if found else requests
+    world.agents.seconds.append(
+        ModelSecond(second=second, model=route.model, arrivals=requests, rejected=rejected, **found)
+    )
+    await world.run(1)
+
+
+async def test_a_model_without_replicas_gets_one_once_somebody_asks(world):
+    world.apply(scaling={**SLO, "minReplicas": 0, "maxReplicas": 3, "scaleDownStabilization": "5s"})
+    await world.run_until(world.is_ready)
+    await world.run_until(lambda: world.model()["spec"]["replicas"] == 0 and not world.pods(), 120)
+    await world.run_until(lambda: world.conditions()["Ready"]["status"] == "True")
+    for _ in range(20):
+        await knock(world, 2)
+    assert world.model()["spec"]["replicas"] >= 1
+    assert world.agents.routes[0].endpoints, "what waited is served"
+    await world.run_until(lambda: world.model()["spec"]["replicas"] == 0, 120)
+
+
+def model_at(replicas: int, *, scaling: dict, engine: str = "True", **spec) -> CompletionModel:
+    condition = {"type": "EngineReady", "status": engine, "reason": "X", "lastTransitionTime": "2027-01-01T00:00:00Z"}
+    return CompletionModel.from_api(
+        {
+            "apiVersion": "hotstart.dev/v1alpha1",
+            "kind": "CompletionModel",
+            "metadata": {"name": "m", "namespace": "team"},
+            "spec": merge(SPEC, {"replicas": replicas, "scaling": {**SLO, **scaling}, **spec}),
+            "status": {"conditions": [condition]},
+        }
+    )
+
+
+AT_ZERO = {"minReplicas": 0}
+HELD = {"replicas": 0, "until": "2040-01-01T00:00:00Z", "reason": "quiet"}
+
+
+@pytest.mark.parametrize(
+    ("model", "waits"),
+    [
+        (model_at(0, scaling=AT_ZERO), True),
+        (model_at(0, scaling=AT_ZERO, engine="False"), False),
+        (model_at(0, scaling={"mode": "External"}), False),
+        (model_at(0, scaling={**AT_ZERO, "override": HELD}), False),
+        (model_at(0, scaling={**AT_ZERO, "override": {**HELD, "until": "2020-01-01T00:00:00Z"}}), True),
+        (model_at(0, scaling=AT_ZERO, management="Paused"), False),
+    ],
+)
+def test_requests_wait_for_a_model_at_zero_where_waiting_brings_a_replica(model, waits):
+    assert make_route(model, (), cap=1, created=0, reason="RouterBehind: x", now=NOW).coming is waits
+
+
+def test_one_request_that_waits_wakes_a_model_at_zero():
+    window = add_seconds(Window(), [traffic(int(NOW) - 1, 0.0, 0.4, completed=0)], NOW)
+    spec = model_at(0, scaling=AT_ZERO).spec
+    decision, _ = decide_scale(window, ScaleState(), spec, Fleet(current=0, ready=0, coming=0), NOW)
+    assert (decision.replicas, decision.reason) == (1, Reason.REQUESTS_WAITING)
