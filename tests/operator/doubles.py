@@ -274,6 +274,7 @@ class FakeAgents:
         self.world = world
         self.states: dict[str, PodState] = {}
         self.failures: dict[str, object] = {}  # by engine key, or "*"
+        self.said: dict[str, dict] = {}  # what a pod's agent says in place of what it would, by UID
         self.in_flight: dict[str, int] = {}
         self.silent = False
         self.routes = ()
@@ -294,15 +295,16 @@ class FakeAgents:
             state = PodState.FAILED
         elif request.assignment and (request.files or state is not PodState.EMPTY):
             state = {PodState.EMPTY: PodState.FETCHING, PodState.FETCHING: PodState.LOADING}.get(state, PodState.READY)
-        self.states[uid] = state
-        return PodReport(
+        report = PodReport(
             pod_uid=uid,
             state=state,
             engine_key=key,
             phases={"fetch": 1.0, "load": 0.5},
             failure=failure if state is PodState.FAILED else None,
             in_flight=self.in_flight.get(uid, 0),
-        )
+        ).model_copy(update=self.said.get(uid, {}))
+        self.states[uid] = report.state
+        return report
 
     async def ask_router(self, address, uid, request):
         if self.silent:

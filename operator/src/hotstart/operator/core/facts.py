@@ -91,6 +91,7 @@ class PodFacts:
     assignment: PodAssignment | None
     report: PodReport | None = None
     report_at: float | None = None
+    failed_since: float | None = None  # when its agent first said that it failed, without having got further since
     step: str = ""
     evicted: str = ""
 
@@ -107,7 +108,12 @@ def owner_of(obj: Object, kind: str) -> str:
     return ""
 
 
-def make_pod_facts(pod: Object, report: PodReport | None = None, report_at: float | None = None) -> PodFacts:
+def make_pod_facts(
+    pod: Object,
+    report: PodReport | None = None,
+    report_at: float | None = None,
+    failed_since: float | None = None,
+) -> PodFacts:
     """The facts of a pod, with the last report of its agent."""
     meta, status = pod["metadata"], pod.get("status", {})
     labels, annotations = meta.get("labels", {}), meta.get("annotations", {})
@@ -142,6 +148,7 @@ def make_pod_facts(pod: Object, report: PodReport | None = None, report_at: floa
         assignment=read_assignment(annotations.get(ANNOTATION_ASSIGNMENT, "")),
         report=report,
         report_at=report_at,
+        failed_since=failed_since,
         step=find_step(status, pod.get("spec", {})),
         evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
     )

@@ -33,6 +33,7 @@ from hotstart.operator.core.accelerators import (
 )
 from hotstart.operator.core.build import GPU_LOOK_SECONDS
 from hotstart.operator.core.checkpoint import Inspection, decide_inspection
+from hotstart.operator.core.crashes import CrashRecord, record_crashes
 from hotstart.operator.core.diff import covers
 from hotstart.operator.core.engine_status import is_stored
 from hotstart.operator.core.facts import JobFacts, PodFacts
@@ -49,7 +50,6 @@ from hotstart.operator.core.service_manifests import make_disruption_budget, mak
 from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.window import Window
 from hotstart.operator.core.workload import (
-    CrashRecord,
     CreatePod,
     DeletePod,
     RetirePod,
@@ -57,7 +57,6 @@ from hotstart.operator.core.workload import (
     WorkloadPlan,
     WorkloadView,
     decide_workload,
-    record_crashes,
 )
 from hotstart.operator.core.writes import Apply, Create, Delete, Object, Patch, Write
 

@@ -10,8 +10,8 @@ from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionTyp
 from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.facts import PodFacts
+from hotstart.operator.core.pod_states import has_failed, is_serving
 from hotstart.operator.core.scale import is_external
-from hotstart.operator.core.workload import has_failed, is_serving
 
 
 def make_route(

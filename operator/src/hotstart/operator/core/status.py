@@ -17,9 +17,11 @@ from hotstart.operator.api.status import EngineReference, LatencyStatus
 from hotstart.operator.core.capacity import decide_capacity
 from hotstart.operator.core.cold_start import measure_cold_start
 from hotstart.operator.core.conditions import Verdict, failed_verdict, make_conditions, ready_verdict
+from hotstart.operator.core.crashes import CrashRecord
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.model import ModelPlan, ModelView
 from hotstart.operator.core.plan import UNFINISHED, PlanView, make_plan
+from hotstart.operator.core.pod_states import is_serving
 from hotstart.operator.core.service_manifests import selector_text
 from hotstart.operator.core.verdicts import (
     RouterFacts,
@@ -35,7 +37,6 @@ from hotstart.operator.core.verdicts import (
     step,
 )
 from hotstart.operator.core.window import Latency, Window, measure_latency
-from hotstart.operator.core.workload import CrashRecord, is_serving
 
 STATUS_LIMIT = 4096  # bytes of JSON
 LATENCY_WINDOW_SECONDS = 60

@@ -10,14 +10,15 @@ from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.accelerators import GpuVerdict, explain_unschedulable
 from hotstart.operator.core.capacity import Capacity
 from hotstart.operator.core.conditions import Verdict, failed_verdict, find_condition
+from hotstart.operator.core.crashes import CRASHES_THAT_STOP, CrashRecord, read_crash
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.jobs import Failure, read_trouble
+from hotstart.operator.core.pod_states import has_failed, is_serving
 from hotstart.operator.core.quarantine import describe_nodes
 from hotstart.operator.core.recipe import WantedEngine
 from hotstart.operator.core.revision import Target
 from hotstart.operator.core.scale import ScaleDecision, is_external
 from hotstart.operator.core.window import Latency, Window
-from hotstart.operator.core.workload import CRASHES_THAT_STOP, CrashRecord, has_failed, is_serving, read_crash
 
 #: What stays as it is until somebody changes the spec.
 STUCK = frozenset({Reason.RUNTIME_NOT_AVAILABLE, Reason.DOES_NOT_FIT, Reason.UNSUPPORTED_RECIPE})

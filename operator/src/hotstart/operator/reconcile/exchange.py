@@ -33,7 +33,7 @@ from hotstart.operator.core.facts import PodFacts, make_pod_facts, owner_of
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.engine import namespace_uid
-from hotstart.operator.reconcile.memory import Heard, Memory
+from hotstart.operator.reconcile.memory import Heard, Memory, hear
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Agents, Clock, Cluster, Store
 from hotstart.operator.reconcile.routing import Routing
@@ -136,7 +136,7 @@ class Exchange:
         report = await self.agents.ask_pod(f"{bracket(facts.ip)}:{PORT_AGENT}", facts.uid, request)
         if report is None:
             return
-        self.memory.reports[facts.uid] = Heard(report, self.clock.now())
+        self.memory.reports[facts.uid] = hear(heard, report, self.clock.now())
         if heard is None or is_news(heard.report, report) or facts.role == ROLE_DRAINING:
             self._wake(pod)
 

@@ -9,22 +9,34 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hotstart.exchange.messages import BuildReport, PodReport
+from hotstart.exchange.messages import BuildReport, PodReport, PodState
 from hotstart.operator.api.status import Decision
+from hotstart.operator.core.crashes import CrashRecord
 from hotstart.operator.core.gpu_fleet import GpuPod
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.scale import ScaleDecision, ScaleState
 from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.window import Window
-from hotstart.operator.core.workload import CrashRecord
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A pod's last report and when it came."""
+    """A pod's last report and when it came; since when it fails, and how many bytes it had fetched then."""
 
     report: PodReport
     at: float
+    failed_since: float | None = None
+    failed_bytes: int = 0
+
+
+def hear(last: Heard | None, report: PodReport, now: float) -> Heard:
+    """What is known after one more report. An agent that tries again fails on, until it has got further."""
+    if report.state is PodState.READY:
+        return Heard(report, now)
+    fails = report.state is PodState.FAILED
+    if last is None or last.failed_since is None or (fails and report.bytes_done > last.failed_bytes):
+        return Heard(report, now, now if fails else None, report.bytes_done)
+    return Heard(report, now, last.failed_since, last.failed_bytes)
 
 
 @dataclass

@@ -212,7 +212,8 @@ def gather_pods(pods: Iterable[dict[str, Any]], reports: dict[str, Heard]) -> tu
     found = []
     for pod in pods:
         heard = reports.get(pod["metadata"].get("uid", ""))
-        found.append(make_pod_facts(pod, None if heard is None else heard.report, None if heard is None else heard.at))
+        said = (None, None, None) if heard is None else (heard.report, heard.at, heard.failed_since)
+        found.append(make_pod_facts(pod, *said))
     return tuple(found)
 
 
