@@ -111,6 +111,40 @@ async def test_a_build_that_cannot_succeed_is_not_retried(world):
     assert any(note.reason == "EngineQuarantined" and note.warning for note in world.events.notes)
 
 
+async def test_a_build_that_cannot_pass_is_not_tried_again_once_its_job_is_taken_away(world):
+    said = {"reason": "UnsupportedRecipe", "message": "No such layer.", "retryable": False}
+    world.build_exit = {"failure": said}
+    world.apply()
+    await world.run(20)
+    for restarted in (False, True):
+        for job in world.jobs("build"):  # as Kubernetes does after ttlSecondsAfterFinished
+            world.cluster.drop("Job", job)
+        if restarted:
+            world.restart()
+        await world.run(20)
+    assert sum(write.startswith("create Job/build-") for write in world.cluster.writes) == 1
+    found = world.conditions()["EngineReady"]
+    assert found["reason"] == "UnsupportedRecipe" and "No such layer." in found["message"]
+    (engine,) = world.cluster.all("Engine")
+    world.build_exit = None
+    world.cluster.drop("Engine", engine["metadata"]["name"])  # the lever for another try
+    await world.run_until(world.is_ready)
+
+
+async def test_a_checkpoint_that_a_build_found_corrupt_is_taken_up_once_it_is_mended(world):
+    said = {"reason": "CheckpointCorrupt", "message": "weights are cut short.", "retryable": False}
+    world.build_exit = {"failure": said}
+    world.apply()
+    await world.run(100)
+    assert 2 <= sum(write.startswith("create Job/build-") for write in world.cluster.writes) <= 4, "rarely"
+    assert world.conditions()["EngineReady"]["reason"] == "CheckpointCorrupt"
+    world.build_exit = {"failure": {"reason": "CheckpointChanged", "message": "Other bytes.", "retryable": False}}
+    world.inspections["s3://models/tiny/"] = {"digest": "ee" * 32, "tokenizerDigest": "cd" * 32}
+    await world.run_until(lambda: world.model()["status"]["checkpoint"]["digest"] == "ee" * 32, 320)
+    world.build_exit = None
+    await world.run_until(world.is_ready, 120)
+
+
 async def test_a_build_that_can_pass_is_tried_again(world):
     world.build_exit = {"failure": {"reason": "StoreUnreachable", "message": "No answer.", "retryable": True}}
     world.apply()

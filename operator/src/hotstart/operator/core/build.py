@@ -5,10 +5,8 @@ An Engine's name is its key, so two models that need one engine meet in one obje
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import takewhile
 
 from hotstart.engines.manifest import Manifest, manifest_sha256
 from hotstart.exchange.messages import BuildPhase, BuildReport
@@ -20,13 +18,29 @@ from hotstart.operator.core.accelerators import (
     explain_unschedulable,
     make_gpu_need,
 )
-from hotstart.operator.core.backoff import BUILD_KILLED, JOB_RETRYABLE
+from hotstart.operator.core.backoff import BUILD_KILLED, INSPECT_TERMINAL, JOB_RETRYABLE
 from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, find_condition, make_conditions
-from hotstart.operator.core.engine_status import is_stored, judge_nodes, make_verification_status, report_failure
+from hotstart.operator.core.engine_status import (
+    MENDED_IN_PLACE,
+    find_final_failure,
+    is_stored,
+    judge_nodes,
+    make_verification_status,
+    report_failure,
+)
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
-from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job, was_killed
+from hotstart.operator.core.jobs import (
+    Failed,
+    Failure,
+    Running,
+    Succeeded,
+    count_killed,
+    decide_outcome,
+    find_obsolete,
+    newest_job,
+)
 from hotstart.operator.core.quarantine import (
     Quarantine,
     describe_quarantine,
@@ -159,7 +173,13 @@ def decide_unknown(view: EngineView, failure: Failure, now: float) -> EnginePlan
 
 
 def decide_missing(view: EngineView, now: float) -> EnginePlan:
-    """No engine and no Job: the first attempt, if any model wants it."""
+    """No engine and no Job: the first attempt, if any model wants it, and none after one that could not pass.
+
+    Kubernetes takes a failed Job away after an hour, and what it said stands in the Engine's status alone.
+    """
+    final = None if view.quarantine is not None else find_final_failure(view.engine)  # lifted: once more
+    if final is not None:
+        return EnginePlan(keep_failed(view, final, now))
     if not view.wanted:
         failure = Failure(Reason.PENDING, "It is not in the store, and is built once a model wants it.", True)
         return EnginePlan(make_engine_status(view, report_failure(failure, progressing=False), now, phase=None))
@@ -170,6 +190,12 @@ def decide_missing(view: EngineView, now: float) -> EnginePlan:
     if verdict is not None and verdict.blocks:
         return EnginePlan(status, check_in=GPU_LOOK_SECONDS)
     return EnginePlan(status, start=next_attempt(view))
+
+
+def keep_failed(view: EngineView, failure: Failure, now: float) -> EngineStatus:
+    """The status of an engine that is not built again."""
+    verdicts = report_failure(failure, progressing=False)
+    return make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
 
 
 def judge_gpus(view: EngineView) -> GpuVerdict | None:
@@ -236,11 +262,11 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
     if failure.reason == Reason.VERIFICATION_FAILED and not failure.retryable:
         made = make_quarantine(view.quarantine, last, failure, now)
         return replace(decide_quarantined(view, made, now), quarantine=made)
-    if not failure.retryable and failure.reason != Reason.CHECKPOINT_CHANGED:
-        verdicts = report_failure(failure, progressing=False)
-        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message))
+    mended = failure.reason in MENDED_IN_PLACE
+    if not failure.retryable and not mended and failure.reason != Reason.CHECKPOINT_CHANGED:
+        return EnginePlan(keep_failed(view, failure, now))
     killed = count_killed(view.jobs)
-    backoff = BUILD_KILLED if killed else JOB_RETRYABLE
+    backoff = BUILD_KILLED if killed else INSPECT_TERMINAL if mended and not failure.retryable else JOB_RETRYABLE
     due = (last.finished or failure.at or last.created) + backoff.delay(last.attempt + 1)
     verdicts = report_failure(failure, progressing=True)
     status = make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
@@ -256,12 +282,6 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
     return EnginePlan(status, check_in=due - now)
 
 
-def count_killed(jobs: Iterable[JobFacts]) -> int:
-    """How many of the last attempts in a row were killed for memory."""
-    attempts = sorted((job for job in jobs if not job.deleting), key=lambda job: job.attempt, reverse=True)
-    return len(list(takewhile(was_killed, attempts)))
-
-
 def decide_quarantined(view: EngineView, quarantine: Quarantine, now: float) -> EnginePlan:
     """It failed its verification: nothing is built until somebody says so."""
     failure = describe_quarantine(quarantine, view.engine)
@@ -273,11 +293,6 @@ def decide_lost(view: EngineView, last: JobFacts, outcome: Succeeded, now: float
     """The Job ended well, yet no manifest stands: the store lost it, or somebody took it away. Build again."""
     message = "The build ended well, but its manifest is not in the store; the engine is built again."
     return decide_failed(view, last, Failure(Reason.ENGINE_MISSING, message, True, outcome.at), now)
-
-
-def find_obsolete(jobs: Iterable[JobFacts]) -> tuple[JobFacts, ...]:
-    """All but the last two attempts."""
-    return tuple(sorted(jobs, key=lambda job: job.attempt)[:-2])
 
 
 def make_engine_status(

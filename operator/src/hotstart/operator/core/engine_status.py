@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from hotstart.engines.verification import Verification
 from hotstart.operator.api import ConditionStatus, ConditionType, Engine, Reason
-from hotstart.operator.api.engine import VerificationStatus
+from hotstart.operator.api.engine import EnginePhase, VerificationStatus
 from hotstart.operator.core.conditions import Verdict, find_condition
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.quarantine import describe_nodes, quarantined_nodes
+
+#: What another content under the same URI heals, or other serving options: neither changes the key at once.
+MENDED_IN_PLACE = frozenset(
+    {
+        Reason.CHECKPOINT_NOT_FOUND,
+        Reason.CHECKPOINT_INCOMPLETE,
+        Reason.CHECKPOINT_CORRUPT,
+        Reason.TOKENIZER_MISMATCH,
+        Reason.MARKERS_NOT_IN_TOKENIZER,
+    }
+)
 
 
 def is_stored(engine: Engine) -> bool:
@@ -48,3 +59,15 @@ def report_failure(failure: Failure, *, progressing: bool) -> tuple[Verdict, ...
         Verdict(ConditionType.PROGRESSING, progressing, state, "" if quiet else failure.message),
         Verdict(ConditionType.DEGRADED, not quiet, Reason.HEALTHY if quiet else failure.reason, ""),
     )
+
+
+def find_final_failure(engine: Engine) -> Failure | None:
+    """What the last attempt at an engine said, where no other one can help; a quarantine is not meant."""
+    status = engine.status
+    ready = find_condition(status.conditions, ConditionType.READY)
+    progressing = find_condition(status.conditions, ConditionType.PROGRESSING)
+    if status.phase != EnginePhase.FAILED or ready is None or progressing is None:
+        return None
+    if progressing.status is not ConditionStatus.FALSE or ready.reason in (Reason.ENGINE_QUARANTINED, *MENDED_IN_PLACE):
+        return None
+    return Failure(ready.reason, ready.message, False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from hotstart.operator.api import Reason
@@ -183,3 +184,14 @@ def read_success(ended: Exit, *, fallback: str, what: str) -> Outcome:
 def newest_job(jobs: Iterable[JobFacts]) -> JobFacts | None:
     """The Job of the last attempt."""
     return max(jobs, key=lambda job: (job.attempt, job.created), default=None)
+
+
+def count_killed(jobs: Iterable[JobFacts]) -> int:
+    """How many of the last attempts in a row were killed for memory."""
+    attempts = sorted((job for job in jobs if not job.deleting), key=lambda job: job.attempt, reverse=True)
+    return len(list(takewhile(was_killed, attempts)))
+
+
+def find_obsolete(jobs: Iterable[JobFacts]) -> tuple[JobFacts, ...]:
+    """All but the last two attempts."""
+    return tuple(sorted(jobs, key=lambda job: job.attempt)[:-2])
