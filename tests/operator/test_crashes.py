@@ -7,6 +7,7 @@ from hotstart.exchange.messages import PodFailure, PodState
 
 from tests.operator.world import World
 
+LOAD = PodFailure(reason="EngineLoadFailed", message="out of memory. It needs 9 GB", retryable=False)
 FETCH = PodFailure(reason="EngineFetchFailed", message="the store answers 503", retryable=True)
 
 
@@ -61,3 +62,51 @@ async def test_an_agent_that_tries_again_in_vain_for_a_minute_has_failed(world):
     assert world.conditions()["WorkloadReady"]["reason"] == "EngineFetchFailed"
     say(world, uid, PodState.FAILED, failure=FETCH)
     await world.run_until(lambda: not stands(world, uid), 15)
+
+
+def made(world: World) -> int:
+    return sum(write.startswith("create Pod/") for write in world.cluster.writes)
+
+
+async def test_a_stopped_revision_stays_stopped_for_another_process(world):
+    world.apply()
+    await world.run_until(world.is_ready)
+    world.agents.failures["*"] = LOAD
+    world.apply(serving={"maxNewTokens": 7})
+    await world.run_until(lambda: world.conditions()["Degraded"]["status"] == "True", 90)
+    stopped = world.conditions()["Degraded"]["message"]
+    assert "after 3 crashes" in stopped and LOAD.message in stopped
+    count = made(world)
+    for _ in range(3):
+        world.restart()
+        await world.run(20)
+        assert (made(world), world.conditions()["Degraded"]["message"]) == (count, stopped)
+    await world.run_until(lambda: made(world) == count + 1, 320)
+    await world.run(20)
+    world.restart()
+    await world.run(20)
+    assert made(world) == count + 1, "the five minutes are from the last try"
+    world.agents.failures.clear()
+    await world.run_until(lambda: world.is_ready() and world.conditions()["Degraded"]["status"] == "False", 320)
+
+
+async def test_restarts_before_an_operator_s_time_are_no_crashes_that_it_saw(world):
+    world.apply()
+    await world.run_until(world.is_ready)
+    (pod,) = world.pods()
+    say(world, pod["metadata"]["uid"], PodState.RELOADING)
+    restart_containers(world, pod, 5)
+    world.restart()
+    await world.operator.step()
+    assert world.conditions()["Degraded"]["status"] == "False"
+    restart_containers(world, pod, 8)
+    await world.operator.step()
+    assert world.conditions()["Degraded"]["reason"] == "RevisionStopped"
+
+
+def restart_containers(world: World, pod: dict, count: int) -> None:
+    """The kubelet's count of restarts in a pod that is not ready meanwhile."""
+    statuses = [{"name": "triton", "restartCount": count, "state": {"running": {}}}]
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": pod["metadata"]["creationTimestamp"]}
+    status = {"containerStatuses": statuses, "conditions": [ready]}
+    world.cluster.change("Pod", pod["metadata"]["name"], {"status": status})

@@ -33,7 +33,7 @@ from hotstart.operator.core.accelerators import (
 )
 from hotstart.operator.core.build import GPU_LOOK_SECONDS
 from hotstart.operator.core.checkpoint import Inspection, decide_inspection
-from hotstart.operator.core.crashes import CrashRecord, record_crashes
+from hotstart.operator.core.crashes import CrashRecord, recall_crashes, record_crashes
 from hotstart.operator.core.diff import covers
 from hotstart.operator.core.engine_status import is_stored
 from hotstart.operator.core.facts import JobFacts, PodFacts
@@ -127,7 +127,8 @@ def decide_model(view: ModelView) -> ModelPlan:
     """Writes in the order in which they are to be made; none while management is Paused."""
     progress = decide_progress(view)
     revision = "" if progress.target is None else progress.target.revision
-    record = record_crashes(view.crashes.get(revision, CrashRecord()), view.pods, revision, view.now)
+    known = recall_crashes(revision, view.model.status, view.pods, view.crashes)
+    record = record_crashes(known, view.pods, revision, view.now)
     workload = decide_workload(
         WorkloadView(
             pods=view.pods,

@@ -10,7 +10,7 @@ from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.accelerators import GpuVerdict, explain_unschedulable
 from hotstart.operator.core.capacity import Capacity
 from hotstart.operator.core.conditions import Verdict, failed_verdict, find_condition
-from hotstart.operator.core.crashes import CRASHES_THAT_STOP, CrashRecord, read_crash
+from hotstart.operator.core.crashes import CRASHES_THAT_STOP, CrashRecord, describe_stop, read_crash
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.jobs import Failure, read_trouble
 from hotstart.operator.core.pod_states import has_failed, is_serving
@@ -198,8 +198,4 @@ def judge_health(crashes: CrashRecord, target: Target | None) -> Verdict:
         if target is not None and nodes:
             return Verdict(kind, True, Reason.ENGINE_QUARANTINED, describe_nodes(target.engine_name, nodes))
         return Verdict(kind, False, Reason.HEALTHY, "")
-    message = (
-        f"Revision {target.revision[:8]} is stopped after {crashes.count} crashes, other revisions serve on: "
-        f"{crashes.message}. One pod is tried again every 5 min; change the spec to try at once."
-    )
-    return Verdict(kind, True, Reason.REVISION_STOPPED, message)
+    return Verdict(kind, True, Reason.REVISION_STOPPED, describe_stop(crashes, target.revision))

@@ -1,6 +1,7 @@
 """What the operator remembers and could lose without harm: reports, statistics, crash counts, decisions.
 
-All of it is rebuilt from the cluster, from the agents' buffers, or from status, when another process leads.
+Another process that leads has it anew from the cluster, from the agents' buffers, or from status. Crashes are recalled
+where they have stopped a revision; fewer are forgotten, and that revision may crash so often once more.
 """
 
 from __future__ import annotations
