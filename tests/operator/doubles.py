@@ -276,7 +276,8 @@ class FakeAgents:
         self.failures: dict[str, object] = {}  # by engine key, or "*"
         self.said: dict[str, dict] = {}  # what a pod's agent says in place of what it would, by UID
         self.in_flight: dict[str, int] = {}
-        self.silent = False
+        self.silent = False  # all of them
+        self.mute: set[str] = set()  # "pod" or "builder": these are silent
         self.routes = ()
         self.router_generation = 0
         self.seconds: list = []
@@ -285,7 +286,7 @@ class FakeAgents:
         self.pod_requests: list = []
 
     async def ask_pod(self, address, uid, request):
-        if self.silent:
+        if self.silent or "pod" in self.mute:
             return None
         self.pod_requests.append((uid, request))
         key = request.assignment.engine_key if request.assignment else ""
@@ -322,7 +323,7 @@ class FakeAgents:
         return RouterReport(pod_uid=uid, generation=request.generation, cursor=cursor, seconds=seconds)
 
     async def ask_builder(self, address, uid, request):
-        if self.silent:
+        if self.silent or "builder" in self.mute:
             return None
         job = self.builders.setdefault(uid, {"id": "", "url": "", "done": False})
         job["id"] = request.upload_ids.get("model.bin", job["id"])

@@ -48,7 +48,7 @@ class Operator:
         images = Images("triton:1", "builder:1", "triton-trtllm:1", "builder-trtllm:1")
         self.models = ModelReconciler(cluster, world.events, clock, self.observed, self.memory, images, '{"keys":[]}')
         self.engines = EngineReconciler(cluster, store, world.events, clock, self.observed, self.memory, images)
-        builds = BuildServer(cluster, store, agents, self.observed, self.memory, self.queue)
+        builds = BuildServer(cluster, store, agents, clock, self.observed, self.memory, self.queue)
         routing = Routing(agents, clock, self.observed, self.memory, self.queue)
         self.exchange = Exchange(cluster, store, agents, clock, self.observed, self.memory, self.queue, builds, routing)
         routing.routers = (RouterPod("router-uid", "10.0.0.1:9700"),)

@@ -210,7 +210,7 @@ def make_leader(
         return check_in
 
     queue = WorkQueue(work, on_error=lambda key: metrics.RECONCILES.labels(key.kind, "raised").inc())
-    builds = BuildServer(cluster, store, agents, observed, memory, queue)
+    builds = BuildServer(cluster, store, agents, clock, observed, memory, queue)
     routing = Routing(agents, clock, observed, memory, queue)
     exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds, routing)
     scaler = Scaler(cluster, events, clock, observed, memory, queue)

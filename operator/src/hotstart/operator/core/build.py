@@ -28,6 +28,7 @@ from hotstart.operator.core.engine_status import (
     judge_nodes,
     make_verification_status,
     report_failure,
+    with_tail,
 )
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
@@ -41,6 +42,7 @@ from hotstart.operator.core.jobs import (
     find_obsolete,
     newest_job,
 )
+from hotstart.operator.core.pod_states import describe_silence, is_silent
 from hotstart.operator.core.quarantine import (
     Quarantine,
     describe_quarantine,
@@ -50,6 +52,7 @@ from hotstart.operator.core.quarantine import (
 )
 
 STORE_LOOK_SECONDS = 5.0  # a store that does not tell is asked again so often
+BUSY_SECONDS = 45.0  # a builder that was heard before may be too busy to answer for so long
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERT_STEP = "convert"  # the init container that needs no GPU
 
@@ -80,6 +83,7 @@ class EngineView:
     fleet: GpuFleet | None = None
     upload_failure: Failure | None = None  # what the store of engines said to the upload
     quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
+    heard_at: float | None = None  # when the report came
 
 
 @dataclass(frozen=True)
@@ -179,23 +183,27 @@ def decide_missing(view: EngineView, now: float) -> EnginePlan:
     """
     final = None if view.quarantine is not None else find_final_failure(view.engine)  # lifted: once more
     if final is not None:
-        return EnginePlan(keep_failed(view, final, now))
+        return EnginePlan(say_failed(view, final, now, passes=False))
     if not view.wanted:
         failure = Failure(Reason.PENDING, "It is not in the store, and is built once a model wants it.", True)
         return EnginePlan(make_engine_status(view, report_failure(failure, progressing=False), now, phase=None))
     verdict = judge_gpus(view)
     queued = Failure(Reason.BUILD_QUEUED, "The build is about to start.", True)
-    verdicts = report_failure(queued if verdict is None else verdict.failure, progressing=True)
-    status = make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING)
+    status = say_held_up(view, queued if verdict is None else verdict.failure, now)
     if verdict is not None and verdict.blocks:
         return EnginePlan(status, check_in=GPU_LOOK_SECONDS)
     return EnginePlan(status, start=next_attempt(view))
 
 
-def keep_failed(view: EngineView, failure: Failure, now: float) -> EngineStatus:
-    """The status of an engine that is not built again."""
-    verdicts = report_failure(failure, progressing=False)
+def say_failed(view: EngineView, failure: Failure, now: float, *, passes: bool) -> EngineStatus:
+    """The status of an engine whose last attempt failed; ``passes``: another one follows."""
+    verdicts = report_failure(failure, progressing=passes)
     return make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
+
+
+def say_held_up(view: EngineView, failure: Failure, now: float) -> EngineStatus:
+    """The status of an engine that something keeps from being built for now."""
+    return make_engine_status(view, report_failure(failure, progressing=True), now, phase=EnginePhase.PENDING)
 
 
 def judge_gpus(view: EngineView) -> GpuVerdict | None:
@@ -215,6 +223,9 @@ def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: flo
     report = view.report
     if outcome.trouble is not None:
         return decide_held_up(view, last, outcome.trouble, now)
+    heard_at = None if view.heard_at is None else view.heard_at + BUSY_SECONDS
+    if last.pod is not None and is_silent(last.pod, heard_at, now):
+        return decide_held_up(view, last, describe_silence("The builder", last.pod), now)
     if report is None:
         return decide_starting(view, last, now)
     if report.phase is BuildPhase.FAILED and report.failure is not None:
@@ -232,8 +243,7 @@ def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: flo
 def decide_held_up(view: EngineView, last: JobFacts, trouble: Failure, now: float) -> EnginePlan:
     """The pod does not come to run; for want of a GPU, where the scheduler says so."""
     said = None if last.pod is None else explain_unschedulable(last.pod.trouble, judge_gpus(view))
-    verdicts = report_failure(said or trouble, progressing=True)
-    return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), check_in=3.0)
+    return EnginePlan(say_held_up(view, said or trouble, now), check_in=3.0)
 
 
 def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
@@ -250,13 +260,6 @@ def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
     return EnginePlan(make_engine_status(view, verdicts, now, phase=phase), check_in=3.0)
 
 
-def with_tail(report: BuildReport) -> str:
-    """The failure's message with the tool's last lines."""
-    message = "" if report.failure is None else report.failure.message
-    tail = " | ".join(report.log_tail[-3:])[-400:]
-    return f"{message} Last lines: {tail}" if tail and tail not in message else message
-
-
 def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float) -> EnginePlan:
     """The last attempt failed: another one after back-off, or none where it cannot help."""
     if failure.reason == Reason.VERIFICATION_FAILED and not failure.retryable:
@@ -264,12 +267,11 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
         return replace(decide_quarantined(view, made, now), quarantine=made)
     mended = failure.reason in MENDED_IN_PLACE
     if not failure.retryable and not mended and failure.reason != Reason.CHECKPOINT_CHANGED:
-        return EnginePlan(keep_failed(view, failure, now))
+        return EnginePlan(say_failed(view, failure, now, passes=False))
     killed = count_killed(view.jobs)
     backoff = BUILD_KILLED if killed else INSPECT_TERMINAL if mended and not failure.retryable else JOB_RETRYABLE
     due = (last.finished or failure.at or last.created) + backoff.delay(last.attempt + 1)
-    verdicts = report_failure(failure, progressing=True)
-    status = make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
+    status = say_failed(view, failure, now, passes=True)
     if not view.wanted:
         return EnginePlan(status)
     if now >= due:

@@ -81,6 +81,7 @@ class PodFacts:
     decided: float
     scheduled: float | None
     started: float | None
+    running_since: float | None
     ready: bool
     ready_at: float | None
     deleting: bool
@@ -138,6 +139,7 @@ def make_pod_facts(
         decided=number_in(annotations, ANNOTATION_DECIDED_AT) or created,
         scheduled=seconds_of(conditions.get("PodScheduled", {}).get("lastTransitionTime")),
         started=seconds_of(status.get("startTime")),
+        running_since=find_running_since(status),
         ready=ready.get("status") == "True",
         ready_at=seconds_of(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         deleting=bool(meta.get("deletionTimestamp")),
@@ -166,6 +168,14 @@ def container_statuses(status: Object) -> tuple[Object, ...]:
     """Statuses of all containers, init containers first; what befalls a calibrator is no matter of its pod."""
     every = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
     return tuple(container for container in every if container.get("name") != CALIBRATOR)
+
+
+def find_running_since(status: Object) -> float | None:
+    """When the last of the containers that run was started; None while the pod is not Running."""
+    if status.get("phase") != "Running":
+        return None
+    running = (c.get("state", {}).get("running", {}).get("startedAt") for c in container_statuses(status))
+    return max((seconds_of(at) or 0.0 for at in running if at), default=seconds_of(status.get("startTime")))
 
 
 QUIET_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from hotstart.engines.key import engine_name
@@ -42,6 +41,7 @@ from hotstart.operator.core.job_manifests import make_inspect_job
 from hotstart.operator.core.jobs import Failure, read_failure
 from hotstart.operator.core.names import ANNOTATION_DRAINING_SINCE
 from hotstart.operator.core.pod_manifest import make_pod
+from hotstart.operator.core.pod_states import is_serving, silent_at
 from hotstart.operator.core.quarantine import avoided_nodes, write_quarantined_nodes
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, find_wanted_engine
 from hotstart.operator.core.revision import Images, Target, make_assignment, make_target
@@ -155,8 +155,15 @@ def decide_model(view: ModelView) -> ModelPlan:
         )
     )
     waits = [GPU_LOOK_SECONDS for pod in view.pods if explain_unschedulable(pod.trouble, view.gpus) is not None]
+    waits += [at - view.now for at in silences(view) if at > view.now]
     checks = [seconds for seconds in (progress.inspection.check_in, workload.check_in, *waits) if seconds is not None]
     return ModelPlan(progress, workload, writes, crashes, min(checks, default=None))
+
+
+def silences(view: ModelView) -> tuple[float, ...]:
+    """When each pod that does not serve is unreachable, if its agent stays silent."""
+    found = (silent_at(pod, pod.report_at) for pod in view.pods if not is_serving(pod, view.now))
+    return tuple(at for at in found if at is not None)
 
 
 def decide_progress(view: ModelView) -> Progress:
@@ -300,15 +307,3 @@ def write_step(view: ModelView, progress: Progress, step: Step) -> Write:
             return Patch("Pod", pod.namespace, pod.name, change, reason, message)
         case DeletePod(pod=pod, reason=reason, message=message):
             return Delete("Pod", pod.namespace, pod.name, pod.uid, reason, message)
-
-
-def to_decision(decision: ScaleDecision, before: int, now: float) -> Decision:
-    """A scaling decision as status shows it."""
-    return Decision(
-        time=datetime.fromtimestamp(int(now), UTC),
-        from_replicas=before,
-        to_replicas=decision.replicas,
-        reason=str(decision.reason),
-        message=decision.message[:1024],
-        inputs=dict(decision.inputs),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from hotstart.operator.api import (
@@ -13,7 +14,7 @@ from hotstart.operator.api import (
     Engine,
 )
 from hotstart.operator.api.engine import ProfileStatus
-from hotstart.operator.api.status import EngineReference, LatencyStatus
+from hotstart.operator.api.status import Decision, EngineReference, LatencyStatus
 from hotstart.operator.core.capacity import decide_capacity
 from hotstart.operator.core.cold_start import measure_cold_start
 from hotstart.operator.core.conditions import Verdict, failed_verdict, make_conditions, ready_verdict
@@ -22,6 +23,7 @@ from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.model import ModelPlan, ModelView
 from hotstart.operator.core.plan import UNFINISHED, PlanView, make_plan
 from hotstart.operator.core.pod_states import is_serving
+from hotstart.operator.core.scale import ScaleDecision
 from hotstart.operator.core.service_manifests import selector_text
 from hotstart.operator.core.verdicts import (
     RouterFacts,
@@ -106,6 +108,9 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
     workload = judge_workload(model, live, record, progress.target, view.now, view.gpus)
     if plan.refusal is not None and workload.holds is not True:
         workload = failed_verdict(ConditionType.WORKLOAD_READY, plan.refusal)
+    health = judge_health(record, progress.target)
+    if plan.refusal is not None and health.holds is not True:
+        health = Verdict(ConditionType.DEGRADED, True, plan.refusal.reason, plan.refusal.message)
     endpoint = judge_endpoint(model, serving, view.routers)
     desired = progress.target if progress.desired else None
     parts = (engine, workload, endpoint)
@@ -117,7 +122,7 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
         judge_scaling(model, view.decision),
         judge_metrics(view.window, view.routers, view.now),
         judge_progress(model, engine, workload, live, desired),
-        judge_health(record, progress.target),
+        health,
     )
 
 
@@ -166,6 +171,18 @@ def make_latency(view: ModelView, latency: Latency) -> LatencyStatus:
 def count_builds(view: ModelView) -> int:
     """Build Jobs of the Engines that were made for this model."""
     return sum(engine.status.attempts for engine in view.engines if engine.metadata.name in view.requested)
+
+
+def to_decision(decision: ScaleDecision, before: int, now: float) -> Decision:
+    """A scaling decision as status shows it."""
+    return Decision(
+        time=datetime.fromtimestamp(int(now), UTC),
+        from_replicas=before,
+        to_replicas=decision.replicas,
+        reason=str(decision.reason),
+        message=decision.message[:1024],
+        inputs=dict(decision.inputs),
+    )
 
 
 def size_of(status: CompletionModelStatus) -> int:

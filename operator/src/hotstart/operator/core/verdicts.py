@@ -13,7 +13,7 @@ from hotstart.operator.core.conditions import Verdict, failed_verdict, find_cond
 from hotstart.operator.core.crashes import CRASHES_THAT_STOP, CrashRecord, describe_stop, read_crash
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.jobs import Failure, read_trouble
-from hotstart.operator.core.pod_states import has_failed, is_serving
+from hotstart.operator.core.pod_states import describe_silence, has_failed, is_serving, is_silent
 from hotstart.operator.core.quarantine import describe_nodes
 from hotstart.operator.core.recipe import WantedEngine
 from hotstart.operator.core.revision import Target
@@ -94,7 +94,8 @@ def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float, gpu
         if pod.trouble is not None and not is_serving(pod, now):
             waits = explain_unschedulable(pod.trouble, gpus)
             return waits or read_trouble(pod.trouble, secret="", what=f"pod {pod.name}")
-    return None
+    silent = (pod for pod in pods if not is_serving(pod, now) and is_silent(pod, pod.report_at, now))
+    return next((describe_silence("The agent", pod) for pod in silent), None)
 
 
 def judge_endpoint(model: CompletionModel, serving: int, routers: RouterFacts) -> Verdict:

@@ -21,10 +21,10 @@ from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.refit import PLAN_PREFIX, find_base
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
-from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.memory import HeardBuild, Memory
 from hotstart.operator.reconcile.model import gather_engines
 from hotstart.operator.reconcile.observed import Key, Observed
-from hotstart.operator.reconcile.ports import Agents, Cluster, Store, Upload
+from hotstart.operator.reconcile.ports import Agents, Clock, Cluster, Store, Upload
 from hotstart.operator.reconcile.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class BuildServer:
     cluster: Cluster
     store: Store
     agents: Agents
+    clock: Clock
     observed: Observed
     memory: Memory
     queue: WorkQueue
@@ -78,8 +79,8 @@ class BuildServer:
         """Remembers the report; progress that people can see wakes the Engine's reconcile."""
         place = (key.namespace, key.name)
         last = self.memory.builds.get(place)
-        self.memory.builds[place] = report
-        if last is None or (last.phase, last.percent) != (report.phase, report.percent):
+        self.memory.builds[place] = HeardBuild(report, self.clock.now())
+        if last is None or shown(last.report) != shown(report):
             self.queue.add(key)
 
     def _note_failure(self, key: Key, error: Exception | None) -> None:
@@ -164,6 +165,11 @@ class BuildServer:
             await self.store.complete_upload(Upload(prefix + file.path, file.upload_id, file.etags, file.size))
         await self.store.put_manifest(prefix, report.manifest)
         log.info("engine published key=%s files=%d bytes=%d", key[:12], len(manifest.files), manifest.size)
+
+
+def shown(report: BuildReport) -> tuple[str, BuildPhase, int]:
+    """What people can see of a report."""
+    return report.pod_uid, report.phase, report.percent
 
 
 def check_files(manifest: Manifest, report: BuildReport) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hotstart.engines.manifest import BadManifest, engine_prefix, parse_manifest
 from hotstart.exchange.messages import BuildPhase, ServingOptions
 from hotstart.operator.api import CompletionModel, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Checkpoint, Management
-from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine
+from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine, say_held_up
 from hotstart.operator.core.calibrator import replica_limits, with_calibrator
 from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import diff_merge
@@ -25,10 +25,10 @@ from hotstart.operator.core.quarantine import Quarantine, parse_quarantine
 from hotstart.operator.core.recipe import find_wanted_engine, make_serving_options
 from hotstart.operator.core.revision import Images
 from hotstart.operator.core.writes import Create, Delete, Write
-from hotstart.operator.reconcile.apply import apply_writes
+from hotstart.operator.reconcile.apply import Applied, apply_writes
 from hotstart.operator.reconcile.gpus import gather_gpus
 from hotstart.operator.reconcile.memory import Memory
-from hotstart.operator.reconcile.model import gather_build_jobs
+from hotstart.operator.reconcile.model import describe_refusal, gather_build_jobs
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Clock, Cluster, Events, Store
 from pydantic import ValidationError
@@ -79,23 +79,30 @@ class EngineReconciler:
         view = await self._gather(engine, wanting)  # 1
         plan = decide_engine(view, now)  # 2
         writes = make_writes(engine, wanting, plan, self.images)
-        failure: HotstartError | None = None
-        done: tuple[Write, ...] = ()
-        try:
-            await self._leave_marker(engine, plan)  # 3
-            done = await apply_writes(self.cluster, self.observed, writes)
-        except HotstartError as error:
-            failure = error
-        await self._report(engine, raw, plan, done)  # 4
-        if failure is not None:
-            raise failure
+        applied = await self._apply(engine, plan, writes)  # 3
+        if applied.refusal is not None and view.stored is None and not isinstance(applied.refusal, StoreFailed):
+            plan = replace(plan, status=say_held_up(view, describe_refusal(applied.refusal, Reason.BUILD_FAILED), now))
+        await self._report(engine, raw, plan, applied.done)  # 4
+        if applied.failure is not None:
+            raise applied.failure
         return plan.check_in
+
+    async def _apply(self, engine: Engine, plan: EnginePlan, writes: tuple[Write, ...]) -> Applied:
+        """The marker before anything that takes the evidence for it away, then the writes."""
+        try:
+            await self._leave_marker(engine, plan)
+        except HotstartError as error:
+            return Applied(failure=error)
+        return await apply_writes(self.cluster, self.observed, writes)
 
     async def _gather(self, engine: Engine, wanting: Wanting | None) -> EngineView:
         namespace, name = engine.metadata.namespace, engine.metadata.name
         jobs = gather_build_jobs(self.observed, namespace, name)
-        report = self.memory.builds.get((namespace, name))
-        running = any(job.pod is not None and job.pod.phase == "Running" for job in jobs if not job.deleting)
+        pods = [job.pod for job in jobs if job.pod is not None and job.pod.phase == "Running" and not job.deleting]
+        heard = self.memory.builds.get((namespace, name))
+        if heard is not None and heard.report.pod_uid not in {pod.uid for pod in pods}:
+            heard = None  # of an attempt before
+        running, report = bool(pods), None if heard is None else heard.report
         uploaded = (namespace, name) in self.memory.published
         stored, failure, quarantine = None, None, None
         if uploaded or not running or report is None or report.phase is BuildPhase.UPLOADED:
@@ -107,7 +114,8 @@ class EngineReconciler:
             jobs=jobs,
             stored=stored,
             store_failure=failure,
-            report=report if running else None,
+            report=report,
+            heard_at=None if heard is None else heard.at,
             wanted=wanting is not None,
             secret="" if wanting is None else wanting.checkpoint.secret_name or "",
             quarantine=quarantine,
@@ -154,8 +162,9 @@ class EngineReconciler:
 
     async def _report(self, engine: Engine, raw: dict[str, Any], plan: EnginePlan, done: tuple[Write, ...]) -> None:
         patch = diff_merge(raw.get("status", {}), plan.status.to_api())
-        notes = [EventNote(False, w.reason, w.message) for w in done if isinstance(w, Create) and w.message]
-        notes += note_changes(engine.status.conditions, plan.status.conditions)
+        made = [EventNote(False, w.reason, w.message) for w in done if isinstance(w, Create) and w.message]
+        await self.events.send(raw, made, self.clock.now())
+        notes = note_changes(engine.status.conditions, plan.status.conditions)
         if patch:
             meta = engine.metadata
             changed = await self.cluster.patch_status("Engine", meta.namespace, meta.name, {"status": patch})

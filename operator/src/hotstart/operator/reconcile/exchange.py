@@ -29,7 +29,7 @@ from hotstart.exchange.names import (
     ROLE_DRAINING,
 )
 from hotstart.operator.core.errors import HotstartError
-from hotstart.operator.core.facts import PodFacts, make_pod_facts, owner_of
+from hotstart.operator.core.facts import FRESH_SECONDS, PodFacts, make_pod_facts, owner_of
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.engine import namespace_uid
@@ -137,7 +137,8 @@ class Exchange:
         if report is None:
             return
         self.memory.reports[facts.uid] = hear(heard, report, self.clock.now())
-        if heard is None or is_news(heard.report, report) or facts.role == ROLE_DRAINING:
+        stale = heard is None or self.clock.now() - heard.at > FRESH_SECONDS
+        if stale or heard is None or is_news(heard.report, report) or facts.role == ROLE_DRAINING:
             self._wake(pod)
 
     def _wake(self, pod: dict[str, Any]) -> None:

@@ -40,6 +40,14 @@ def hear(last: Heard | None, report: PodReport, now: float) -> Heard:
     return Heard(report, now, last.failed_since, last.failed_bytes)
 
 
+@dataclass(frozen=True)
+class HeardBuild:
+    """A builder's last report and when it came."""
+
+    report: BuildReport
+    at: float
+
+
 @dataclass
 class ModelMemory:
     """Of one model."""
@@ -60,7 +68,7 @@ class Memory:
 
     models: dict[tuple[str, str], ModelMemory] = field(default_factory=dict)
     reports: dict[str, Heard] = field(default_factory=dict)
-    builds: dict[tuple[str, str], BuildReport] = field(default_factory=dict)
+    builds: dict[tuple[str, str], HeardBuild] = field(default_factory=dict)
     upload_failures: dict[tuple[str, str], Failure] = field(default_factory=dict)  # by (namespace, Engine)
     published: set[tuple[str, str]] = field(default_factory=set)
     out_of_routes: set[str] = field(default_factory=set)  # UIDs of pods that no router sends to

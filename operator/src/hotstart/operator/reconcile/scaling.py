@@ -11,10 +11,9 @@ from hotstart.operator.api import CompletionModel
 from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.errors import HotstartError
 from hotstart.operator.core.events import EventNote
-from hotstart.operator.core.model import to_decision
 from hotstart.operator.core.pod_states import has_failed, is_serving
 from hotstart.operator.core.scale import Fleet, ScaleDecision, decide_scale, is_external
-from hotstart.operator.core.status import LATENCY_WINDOW_SECONDS, WRITE_EVERY_SECONDS, is_outdated
+from hotstart.operator.core.status import LATENCY_WINDOW_SECONDS, WRITE_EVERY_SECONDS, is_outdated, to_decision
 from hotstart.operator.reconcile.memory import Memory, ModelMemory
 from hotstart.operator.reconcile.model import gather_capacity, gather_pods
 from hotstart.operator.reconcile.observed import Key, Observed
