@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +24,7 @@ from hotstart.operator.core.plan import UNFINISHED, PlanView, make_plan
 from hotstart.operator.core.pod_states import is_serving
 from hotstart.operator.core.scale import ScaleDecision
 from hotstart.operator.core.service_manifests import selector_text
+from hotstart.operator.core.status_size import bound_status
 from hotstart.operator.core.verdicts import (
     RouterFacts,
     judge_attainable,
@@ -40,12 +40,8 @@ from hotstart.operator.core.verdicts import (
 )
 from hotstart.operator.core.window import Latency, Window, measure_latency
 
-STATUS_LIMIT = 4096  # bytes of JSON
 LATENCY_WINDOW_SECONDS = 60
 WRITE_EVERY_SECONDS = 30.0
-SHORT_PLAN = 300  # characters of the plan where even that does not do
-SHORT_MESSAGE = 200  # characters of each message once the status is over its limit
-SHORTEST_MESSAGE = 80  # and where nothing else is left to cut
 
 #: Conditions whose message follows the traffic: a new message alone is no reason to write.
 VOLATILE = frozenset({ConditionType.SLO_MET, ConditionType.SCALING_ACTIVE})
@@ -183,45 +179,6 @@ def to_decision(decision: ScaleDecision, before: int, now: float) -> Decision:
         message=decision.message[:1024],
         inputs=dict(decision.inputs),
     )
-
-
-def size_of(status: CompletionModelStatus) -> int:
-    """Bytes of the status as compact JSON."""
-    return len(json.dumps(status.to_api(), separators=(",", ":")).encode())
-
-
-def bound_status(status: CompletionModelStatus) -> CompletionModelStatus:
-    """The status in at most 4 KiB: inputs of old decisions go first, then long messages, then old decisions.
-
-    The plan, which is said once, is cut last.
-    """
-    decisions = list(status.decisions)
-    for index in range(len(decisions) - 1, 0, -1):
-        if size_of(status) <= STATUS_LIMIT:
-            return status
-        decisions[index] = decisions[index].model_copy(update={"inputs": {}})
-        status = status.model_copy(update={"decisions": tuple(decisions)})
-    for index in range(len(decisions) - 1, 0, -1):
-        if size_of(status) <= STATUS_LIMIT:
-            return status
-        decisions[index] = decisions[index].model_copy(update={"message": ""})
-        status = status.model_copy(update={"decisions": tuple(decisions)})
-    if size_of(status) > STATUS_LIMIT:
-        status = shorten_messages(status, SHORT_MESSAGE)
-        decisions = list(status.decisions)
-    while size_of(status) > STATUS_LIMIT and len(decisions) > 1:
-        decisions.pop()
-        status = status.model_copy(update={"decisions": tuple(decisions)})
-    if size_of(status) > STATUS_LIMIT:
-        status = status.model_copy(update={"plan": f"{status.plan[: SHORT_PLAN - 3]}..."})
-    return status if size_of(status) <= STATUS_LIMIT else shorten_messages(status, SHORTEST_MESSAGE)
-
-
-def shorten_messages(status: CompletionModelStatus, limit: int) -> CompletionModelStatus:
-    """The status with at most ``limit`` characters in the message of each condition and decision."""
-    short = tuple(c.model_copy(update={"message": c.message[:limit]}) for c in status.conditions)
-    decisions = tuple(d.model_copy(update={"message": d.message[:limit]}) for d in status.decisions)
-    return status.model_copy(update={"conditions": short, "decisions": decisions})
 
 
 def is_outdated(model: CompletionModel, window: Window, routers: RouterFacts, now: float) -> bool:
