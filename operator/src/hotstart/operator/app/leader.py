@@ -161,6 +161,7 @@ class Leader:
     def _measure(self) -> None:
         """Gauges of what is observed."""
         metrics.QUEUE_DEPTH.set(self.queue.depth)
+        metrics.REPLICAS.clear()  # of models that are gone
         for model in self.observed.all("CompletionModel"):
             namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
             wanted, ready = model["spec"].get("replicas", 1), model.get("status", {}).get("readyReplicas", 0)

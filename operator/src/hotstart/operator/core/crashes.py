@@ -17,9 +17,10 @@ STOPPED = re.compile(r"stopped after (\d+) crashes, other revisions serve on: (.
 
 @dataclass(frozen=True)
 class CrashRecord:
-    """Crashes of one revision in this operator's memory. ``seen`` are those of each pod by UID, counted or not.
+    """Crashes of one revision in this operator's memory.
 
-    ``count`` is since a pod of the revision last became ready; ``message`` is what the last one said.
+    ``seen`` are those of each pod that stands, by UID, counted or not. ``count`` is since a pod of the revision last
+    became ready; ``message`` is what the last one said.
     """
 
     seen: Mapping[str, int] = field(default_factory=dict)
@@ -36,7 +37,9 @@ def record_crashes(old: CrashRecord, pods: tuple[PodFacts, ...], revision: str, 
     for the first time: they were before this process, or are counted in what a stopped revision's status says.
     """
     own = [pod for pod in pods if pod.revision == revision and not pod.deleting]
-    seen, count, last_at, reason, message = dict(old.seen), old.count, old.last_at, old.reason, old.message
+    stand = {pod.uid for pod in pods}
+    seen = {uid: crashes for uid, crashes in old.seen.items() if uid in stand}
+    count, last_at, reason, message = old.count, old.last_at, old.reason, old.message
     for pod in own:
         crashes = pod.restarts + (1 if has_failed(pod, now) else 0)
         known = seen.get(pod.uid, crashes if count >= CRASHES_THAT_STOP else pod.restarts)

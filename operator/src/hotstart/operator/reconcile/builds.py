@@ -75,6 +75,11 @@ class BuildServer:
                 self.memory.published.add((facts.namespace, name))
                 self.queue.add(Key("Engine", facts.namespace, name))
 
+    def forget(self, standing: set[str]) -> None:
+        """What was to be said to builders that are gone."""
+        for uid in [uid for uid in self._requests if uid not in standing]:
+            del self._requests[uid]
+
     def _note(self, key: Key, report: BuildReport) -> None:
         """Remembers the report; progress that people can see wakes the Engine's reconcile."""
         place = (key.namespace, key.name)

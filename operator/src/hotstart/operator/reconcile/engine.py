@@ -59,12 +59,14 @@ class EngineReconciler:
     observed: Observed
     memory: Memory
     images: Images
-    _checked: dict[str, float] = field(default_factory=dict)  # by UID: when the store was last asked
+    _checked: dict[Key, tuple[str, float]] = field(default_factory=dict)  # UID, and when it was last seen in the store
 
     async def reconcile(self, key: Key) -> float | None:
         """Brings the engine nearer to standing in the store; returns the seconds until another look is due."""
         raw = self.observed.get("Engine", key.namespace, key.name)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
+            self._checked.pop(key, None)
+            self.memory.forget_build(key.namespace, key.name)
             return None
         try:
             engine = Engine.from_api(raw)
@@ -72,11 +74,15 @@ class EngineReconciler:
             log.warning("engine unreadable key=%s error=%s", key, error)
             return None
         now = self.clock.now()
-        checked = self._checked.get(engine.metadata.uid, -RECHECK_SECONDS)
-        if is_stored(engine) and tells_nodes(engine) and now - checked < RECHECK_SECONDS:
+        uid, checked = self._checked.get(key, ("", 0.0))
+        fresh = uid == engine.metadata.uid and now - checked < RECHECK_SECONDS
+        if is_stored(engine) and tells_nodes(engine) and fresh:
             return None
         wanting = find_wanting(self.observed, engine)
         view = await self._gather(engine, wanting)  # 1
+        if view.stored is not None:
+            self._checked[key] = (engine.metadata.uid, now)
+            self.memory.forget_build(key.namespace, key.name)
         plan = decide_engine(view, now)  # 2
         writes = make_writes(engine, wanting, plan, self.images)
         applied = await self._apply(engine, plan, writes)  # 3
@@ -136,7 +142,6 @@ class EngineReconciler:
             text = await self.store.get_manifest(prefix)
             if text is None:
                 return None, None
-            self._checked[engine.metadata.uid] = self.clock.now()
             return StoredEngine(parse_manifest(text, key=key), text, f"{self.store.location}{prefix}"), None
         except StoreFailed as error:
             return None, Failure(error.reason, f"The engine store does not serve: {error}", True)

@@ -86,6 +86,12 @@ class Memory:
             found = self.models[(namespace, name)] = ModelMemory(uid=uid)
         return found
 
+    def forget_build(self, namespace: str, engine: str) -> None:
+        """The engine stands in the store, or is gone: nothing of its build matters any longer."""
+        self.builds.pop((namespace, engine), None)
+        self.upload_failures.pop((namespace, engine), None)
+        self.published.discard((namespace, engine))
+
     def router_facts(self, namespace: str, name: str) -> RouterFacts:
         """What is known of the routers with respect to a model."""
         return self.routers.get((namespace, name), RouterFacts(total=self.router_total))
