@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hotstart.engines.profile import LoadPoint, LonePoint, Profile
-from hotstart.exchange.messages import PodFailure
+from hotstart.exchange.messages import BuildPhase, PodFailure
 from hotstart.operator.core.errors import StoreFailed
 
 from tests.operator import doubles
@@ -143,6 +143,33 @@ async def test_a_checkpoint_that_a_build_found_corrupt_is_taken_up_once_it_is_me
     await world.run_until(lambda: world.model()["status"]["checkpoint"]["digest"] == "ee" * 32, 320)
     world.build_exit = None
     await world.run_until(world.is_ready, 120)
+
+
+async def test_a_build_that_no_model_wants_any_longer_is_ended(world):
+    ask, cancelled = world.agents.ask_builder, []
+
+    async def building(address, uid, request):
+        if request.cancel:
+            cancelled.append(uid)
+            return None
+        report = await ask(address, uid, request)
+        return report.model_copy(update={"phase": BuildPhase.BUILDING, "manifest": ""})
+
+    world.agents.ask_builder = building
+    world.apply()
+    await world.run_until(lambda: bool(world.jobs("build")))
+    world.apply(engine={"quantization": "float32"})
+    await world.run(30)
+    assert len(world.jobs("build")) == 2, "it may be wanted again in a moment"
+    pods = [pod for pod in world.operator.observed.all("Pod") if "build-" in pod["metadata"]["name"]]
+    await world.run_until(lambda: len(world.jobs("build")) == 1, 60)
+    assert len(world.cluster.all("Engine")) == 2
+    ended = {**pods[0], "metadata": {**pods[0]["metadata"], "deletionTimestamp": "2027-01-15T08:00:00Z"}}
+    await world.operator.exchange.builds.serve(ended)  # while the kubelet ends it
+    assert cancelled == [ended["metadata"]["uid"]]
+    world.agents.ask_builder = ask
+    world.apply()
+    await world.run_until(world.is_ready)
 
 
 async def test_a_build_that_can_pass_is_tried_again(world):

@@ -52,6 +52,7 @@ from hotstart.operator.core.quarantine import (
 )
 
 STORE_LOOK_SECONDS = 5.0  # a store that does not tell is asked again so often
+UNWANTED_SECONDS = 60.0  # a checkpoint that is inspected anew wants no engine for a while
 BUSY_SECONDS = 45.0  # a builder that was heard before may be too busy to answer for so long
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERT_STEP = "convert"  # the init container that needs no GPU
@@ -84,6 +85,7 @@ class EngineView:
     upload_failure: Failure | None = None  # what the store of engines said to the upload
     quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
     heard_at: float | None = None  # when the report came
+    unwanted_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -219,8 +221,10 @@ def next_attempt(view: EngineView) -> int:
 
 
 def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: float) -> EnginePlan:
-    """Under way: the builder's own progress, or what holds it up."""
+    """Under way: the builder's own progress, or what holds it up; ended once no model wants the engine."""
     report = view.report
+    if view.unwanted_since is not None and now - view.unwanted_since >= UNWANTED_SECONDS:
+        return replace(decide_missing(view, now), obsolete=(last,))
     if outcome.trouble is not None:
         return decide_held_up(view, last, outcome.trouble, now)
     heard_at = None if view.heard_at is None else view.heard_at + BUSY_SECONDS

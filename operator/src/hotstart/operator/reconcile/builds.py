@@ -16,7 +16,7 @@ from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, En
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
 from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
-from hotstart.operator.core.facts import make_pod_facts
+from hotstart.operator.core.facts import PodFacts, make_pod_facts
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.refit import PLAN_PREFIX, find_base
 from hotstart.operator.core.routes import bracket
@@ -50,12 +50,15 @@ class BuildServer:
         facts = make_pod_facts(pod)
         name = pod["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
         raw = self.observed.get("Engine", facts.namespace, name)
-        if raw is None or not facts.ip or facts.phase != "Running":
+        if not facts.ip or facts.phase != "Running":
+            return
+        if facts.deleting:  # nobody wants what it builds, and its GPU is somebody else's
+            await self.agents.ask_builder(make_address(facts), facts.uid, BuildRequest(cancel=True))
+        if facts.deleting or raw is None:
             return
         for _ in range(ROUNDS):
             request = self._requests.pop(facts.uid, BuildRequest())
-            address = f"{bracket(facts.ip)}:{PORT_AGENT}"
-            report = await self.agents.ask_builder(address, facts.uid, request)
+            report = await self.agents.ask_builder(make_address(facts), facts.uid, request)
             if report is None:
                 return
             self._note(Key("Engine", facts.namespace, name), report)
@@ -170,6 +173,11 @@ class BuildServer:
             await self.store.complete_upload(Upload(prefix + file.path, file.upload_id, file.etags, file.size))
         await self.store.put_manifest(prefix, report.manifest)
         log.info("engine published key=%s files=%d bytes=%d", key[:12], len(manifest.files), manifest.size)
+
+
+def make_address(pod: PodFacts) -> str:
+    """Where a builder is asked."""
+    return f"{bracket(pod.ip)}:{PORT_AGENT}"
 
 
 def shown(report: BuildReport) -> tuple[str, BuildPhase, int]:

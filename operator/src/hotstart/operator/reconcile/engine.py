@@ -59,6 +59,7 @@ class EngineReconciler:
     observed: Observed
     memory: Memory
     images: Images
+    _unwanted: dict[Key, float] = field(default_factory=dict)  # since when no model wants the engine
     _checked: dict[Key, tuple[str, float]] = field(default_factory=dict)  # UID, and when it was last seen in the store
 
     async def reconcile(self, key: Key) -> float | None:
@@ -66,6 +67,7 @@ class EngineReconciler:
         raw = self.observed.get("Engine", key.namespace, key.name)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
             self._checked.pop(key, None)
+            self._unwanted.pop(key, None)
             self.memory.forget_build(key.namespace, key.name)
             return None
         try:
@@ -79,7 +81,7 @@ class EngineReconciler:
         if is_stored(engine) and tells_nodes(engine) and fresh:
             return None
         wanting = find_wanting(self.observed, engine)
-        view = await self._gather(engine, wanting)  # 1
+        view = replace(await self._gather(engine, wanting), unwanted_since=self._note_wanting(key, wanting))  # 1
         if view.stored is not None:
             self._checked[key] = (engine.metadata.uid, now)
             self.memory.forget_build(key.namespace, key.name)
@@ -92,6 +94,13 @@ class EngineReconciler:
         if applied.failure is not None:
             raise applied.failure
         return plan.check_in
+
+    def _note_wanting(self, key: Key, wanting: Wanting | None) -> float | None:
+        """Since when no model wants the engine; None where one does."""
+        if wanting is None:
+            return self._unwanted.setdefault(key, self.clock.now())
+        self._unwanted.pop(key, None)
+        return None
 
     async def _apply(self, engine: Engine, plan: EnginePlan, writes: tuple[Write, ...]) -> Applied:
         """The marker before anything that takes the evidence for it away, then the writes."""
