@@ -8,6 +8,7 @@ from hotstart.operator.api import CompletionModel, Reason
 from hotstart.operator.core.routes import make_route
 from hotstart.operator.core.scale import Fleet, ScaleState, decide_scale
 from hotstart.operator.core.window import Window, add_seconds
+from hotstart.operator.reconcile import scaling
 from hotstart.operator.reconcile.routing import RouterPod
 
 from tests.operator.doubles import SPEC, merge
@@ -51,6 +52,24 @@ async def test_the_percentile_in_status_is_no_older_than_half_a_minute(world):
     writes = world.cluster.writes.count("status CompletionModel/m")
     await drive(world, 90, busy=0.5, ms=900)
     assert world.cluster.writes.count("status CompletionModel/m") == writes, "nothing else to say"
+
+
+async def test_a_model_whose_scaling_raises_holds_no_other_one_up(world, monkeypatch, caplog):
+    world.apply("a", scaling=SLO)
+    world.apply(scaling=SLO)
+    await world.run_until(lambda: world.is_ready("a") and world.is_ready())
+    decide = scaling.decide_scale
+
+    def faulty(window, state, spec, *rest):
+        if spec.scaling.max_replicas == 7:
+            raise ZeroDivisionError("a fault")
+        return decide(window, state, spec, *rest)
+
+    monkeypatch.setattr(scaling, "decide_scale", faulty)
+    world.apply("a", scaling={**SLO, "maxReplicas": 7})
+    await drive(world, 8, busy=3.0)
+    assert world.model()["spec"]["replicas"] > 1
+    assert "scaling raised model=a" in caplog.text and "ZeroDivisionError" in caplog.text
 
 
 async def test_metrics_that_stop_are_said_whatever_on_call_holds(world):

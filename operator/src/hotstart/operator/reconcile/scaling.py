@@ -50,6 +50,8 @@ class Scaler:
                 await self._scale(model, raw)
             except HotstartError as error:
                 log.warning("scaling failed model=%s error=%s", raw["metadata"]["name"], error)
+            except Exception:  # of this model: the others are scaled all the same
+                log.exception("scaling raised model=%s", raw["metadata"]["name"])
 
     async def _scale(self, model: CompletionModel, raw: dict[str, Any]) -> None:
         meta, now = model.metadata, self.clock.now()
