@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -271,6 +272,38 @@ async def test_a_broken_new_revision_leaves_the_old_one_serving(world):
     await world.run_until(lambda: bool(world.agents.routes[0].endpoints), 30)
     world.apply()
     await world.run_until(world.is_ready)
+
+
+async def test_a_revision_that_the_spec_describes_no_longer_is_kept_up_until_the_next_one_is_ready(world):
+    for node in ("n1", "n2"):
+        world.cluster.create_now("Node", {"metadata": {"name": node}, "spec": {}})
+    world.apply(replicas=2)
+    await world.run_until(lambda: world.model().get("status", {}).get("readyReplicas") == 2)
+    for node, pod in zip(("n1", "n2"), world.pods(), strict=True):
+        world.cluster.change("Pod", pod["metadata"]["name"], {"spec": {"nodeName": node}})
+    (first, second), revision = world.pods(), world.model()["status"]["revision"]
+    gone = {"reason": "CheckpointNotFound", "message": "nothing-here is empty.", "retryable": True}
+    world.inspections["s3://models/nothing-here/"] = {"failure": gone}
+    world.apply(checkpoint={"uri": "s3://models/nothing-here/"}, serving={"maxNewTokens": 7}, replicas=2)
+    await world.run(3)
+    world.cluster.drop("Pod", first["metadata"]["name"])
+    world.cluster.change("Node", "n2", {"spec": {"unschedulable": True}})
+    uids = {first["metadata"]["uid"], second["metadata"]["uid"]}
+    await world.run_until(
+        lambda: (
+            len(world.pods()) == 2
+            and len(world.agents.routes[0].endpoints) == 2
+            and not uids & {pod["metadata"]["uid"] for pod in world.pods()}
+        )
+    )
+    for pod in world.pods():
+        assert pod["metadata"]["labels"]["hotstart.dev/revision"] == revision
+        assert json.loads(pod["metadata"]["annotations"]["hotstart.dev/assignment"])["serving"]["max_new_tokens"] != 7
+        assert "nodeName" not in pod["spec"]
+    world.inspections.clear()
+    await world.run_until(world.is_ready, 60)
+    await world.run_until(lambda: len(world.pods()) == 2, 60)
+    assert world.model()["status"]["revision"] != revision
 
 
 async def test_a_change_of_the_pod_surges_and_drains(world):

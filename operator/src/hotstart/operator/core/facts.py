@@ -6,7 +6,7 @@ Raw objects of the API server come in, facts go out; all that the operator reads
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -60,7 +60,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class PodFacts:
-    """One pod. Times are seconds since the epoch.
+    """One pod. Times are seconds since the epoch. ``manifest`` is the whole object.
 
     ``step`` is the init container that runs now; ``evicted`` is the kubelet's word where it took the pod off its node.
     """
@@ -95,6 +95,7 @@ class PodFacts:
     failed_since: float | None = None  # when its agent first said that it failed, without having got further since
     step: str = ""
     evicted: str = ""
+    manifest: Object = field(default_factory=dict, compare=False, repr=False)
 
     def is_fresh(self, now: float) -> bool:
         """Whether the agent's report speaks of now."""
@@ -153,6 +154,7 @@ def make_pod_facts(
         failed_since=failed_since,
         step=find_step(status, pod.get("spec", {})),
         evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
+        manifest=pod,
     )
 
 

@@ -40,8 +40,9 @@ from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.job_manifests import make_inspect_job
 from hotstart.operator.core.jobs import Failure, read_failure
 from hotstart.operator.core.names import ANNOTATION_DRAINING_SINCE
-from hotstart.operator.core.pod_manifest import make_pod
+from hotstart.operator.core.pod_manifest import copy_pod, make_pod
 from hotstart.operator.core.pod_states import is_serving, silent_at
+from hotstart.operator.core.previous import copy_target
 from hotstart.operator.core.quarantine import avoided_nodes, write_quarantined_nodes
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, find_wanted_engine
 from hotstart.operator.core.revision import Images, Target, make_assignment, make_target
@@ -195,9 +196,9 @@ def target_of(view: ModelView, engine: Engine) -> Target:
 
 
 def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None:
-    """The previous revision, where only its engine differs from what is wanted: its pods stand, or served last.
+    """The previous revision, which is kept at its number of replicas while the new one is not ready.
 
-    Then it can be kept at its number of replicas while the new one is not ready; else its pods merely stay.
+    Its pods stand, or served last. Where more than its engine differs from what is wanted, its pods are copied.
     """
     revisions = {pod.revision for pod in view.pods if not pod.deleting and pod.role != ROLE_DRAINING}
     if view.model.status.engine is not None:
@@ -207,7 +208,8 @@ def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None
             target = target_of(view, engine)
             if target.revision in revisions:
                 return target
-    return None
+    served = "" if view.model.status.engine is None else view.model.status.engine.revision
+    return copy_target(view.pods, view.engines, served, view.now)
 
 
 def find_changed(view: ModelView) -> float:
@@ -284,17 +286,23 @@ def write_pods(view: ModelView, progress: Progress, workload: WorkloadPlan) -> t
     return tuple(write_step(view, progress, step) for step in workload.steps)
 
 
+def write_pod(view: ModelView, target: Target, *, slot: int, attempt: int) -> dict[str, Any]:
+    """One more pod of the target."""
+    model = view.model
+    if target.template is not None:
+        return copy_pod(model, target, target.template, slot=slot, attempt=attempt, now=view.now)
+    name, generation = f"{model.metadata.namespace}/{model.metadata.name}", max(1, model.metadata.generation)
+    assignment = make_assignment(model.spec, target, model=name, generation=generation)
+    return make_pod(model, target, assignment, view.images, slot=slot, attempt=attempt, now=view.now)
+
+
 def write_step(view: ModelView, progress: Progress, step: Step) -> Write:
     """One step as a write."""
-    model = view.model
     match step:
         case CreatePod(slot=slot, attempt=attempt):
             target = progress.target
             assert target is not None, "pods are created of a target"
-            name = f"{model.metadata.namespace}/{model.metadata.name}"
-            generation = max(1, model.metadata.generation)
-            assignment = make_assignment(model.spec, target, model=name, generation=generation)
-            body = make_pod(model, target, assignment, view.images, slot=slot, attempt=attempt, now=view.now)
+            body = write_pod(view, target, slot=slot, attempt=attempt)
             message = f"Created pod {body['metadata']['name']} of revision {target.revision[:8]}."
             return Create(body, Reason.POD_CREATED, message)
         case RetirePod(pod=pod, reason=reason, message=message):
