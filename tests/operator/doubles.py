@@ -199,6 +199,12 @@ class FakeStore:
         self.uploads: list[OpenUpload] = []
         self.failure: HotstartError | None = None
         self.denied: set[str] = set()  # writes that are refused, by their name in the port
+        self.died_after: set[str] = set()  # writes after which the operator's process ends, once each
+
+    def _die(self, what: str) -> None:
+        if what in self.died_after:
+            self.died_after.discard(what)
+            raise Died
 
     def _write(self, what: str) -> None:
         if what in self.denied:
@@ -211,7 +217,9 @@ class FakeStore:
 
     async def put_manifest(self, prefix, text):
         self._write("put_manifest")
-        return self.objects.setdefault(prefix + "manifest.json", text)
+        stands = self.objects.setdefault(prefix + "manifest.json", text)
+        self._die("put_manifest")
+        return stands
 
     async def get_quarantine(self, prefix):
         if self.failure:
@@ -222,6 +230,7 @@ class FakeStore:
         if self.failure:
             raise self.failure
         self.objects[prefix + "quarantine.json"] = text
+        self._die("put_quarantine")
 
     async def create_upload(self, object_key):
         self._write("create_upload")
