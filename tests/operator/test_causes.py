@@ -6,6 +6,7 @@ import pytest
 from hotstart.exchange.messages import BuildPhase
 from hotstart.operator.core.errors import Conflict, Forbidden, Retryable
 
+from tests.operator.doubles import stamp
 from tests.operator.world import World
 
 
@@ -74,6 +75,20 @@ async def test_a_builder_that_was_heard_may_be_busy_for_a_minute(world):
     await world.run(50)
     assert world.conditions()["EngineReady"]["reason"] == "EngineBuilding"
     await world.run_until(lambda: world.conditions()["EngineReady"]["reason"] == "AgentUnreachable", 20)
+
+
+async def test_a_build_that_runs_into_its_time_limit_says_so_and_is_tried_again(world):
+    world.agents.mute = {"builder"}
+    world.apply()
+    await world.run_until(lambda: bool(world.jobs("build")))
+    await world.run(2)
+    late = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "Job was active too long"}
+    done = {"conditions": [{**late, "lastTransitionTime": stamp(world.clock.now())}]}
+    world.cluster.change("Job", world.jobs("build")[0], {"status": done})
+    await world.run(2)
+    assert world.conditions()["EngineReady"]["reason"] == "BuildTimedOut"
+    world.agents.mute = set()
+    await world.run_until(world.is_ready, 60)
 
 
 @pytest.mark.parametrize(

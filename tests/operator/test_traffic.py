@@ -11,7 +11,7 @@ from hotstart.operator.core.window import Window, add_seconds
 from hotstart.operator.reconcile import scaling
 from hotstart.operator.reconcile.routing import RouterPod
 
-from tests.operator.doubles import SPEC, merge
+from tests.operator.doubles import SPEC, merge, stamp
 from tests.operator.test_scale import NOW, traffic
 from tests.operator.world import World
 
@@ -70,6 +70,19 @@ async def test_a_model_whose_scaling_raises_holds_no_other_one_up(world, monkeyp
     await drive(world, 8, busy=3.0)
     assert world.model()["spec"]["replicas"] > 1
     assert "scaling raised model=a" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+async def test_the_end_of_an_override_is_told(world):
+    world.apply(scaling=SLO)
+    await world.run_until(world.is_ready)
+    until = stamp(world.clock.now() + 20)
+    world.apply(scaling={**SLO, "override": {"replicas": 2, "until": until, "reason": "launch"}})
+    await world.run(15)
+    assert world.conditions()["ScalingActive"]["reason"] == "OverrideActive"
+    await world.run(10)
+    (note,) = [note for note in world.events.notes if note.reason == "OverrideEnded"]
+    assert "has ended" in note.message
+    assert world.conditions()["ScalingActive"]["reason"] == "ScalingBySLO"
 
 
 async def test_metrics_that_stop_are_said_whatever_on_call_holds(world):

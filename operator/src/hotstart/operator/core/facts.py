@@ -257,6 +257,7 @@ class JobFacts:
     complete: bool
     failed: bool
     finished: float | None
+    failure_reason: str
     failure_message: str
     deleting: bool
     pod: PodFacts | None
@@ -280,6 +281,7 @@ def make_job_facts(job: Object, pods: Iterable[Object]) -> JobFacts:
         complete="Complete" in conditions,
         failed=bool(failed),
         finished=seconds_of(ended.get("lastTransitionTime")) if ended else None,
+        failure_reason=failed.get("reason", ""),
         failure_message=failed.get("message", ""),
         deleting=bool(meta.get("deletionTimestamp")),
         pod=None if newest is None else make_pod_facts(newest),

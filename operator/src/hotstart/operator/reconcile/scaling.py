@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hotstart.exchange.names import ROLE_DRAINING
-from hotstart.operator.api import CompletionModel
+from hotstart.operator.api import CompletionModel, Reason
 from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.errors import HotstartError
 from hotstart.operator.core.events import EventNote
@@ -74,6 +74,9 @@ class Scaler:
                 decision.replicas,
                 decision.reason,
             )
+        if memory.decision is not None and has_ended(memory.decision, decision):
+            text = f"The override of the number of replicas has ended. {decision.message}"
+            await self.events.send(raw, (EventNote(False, Reason.OVERRIDE_ENDED, text),), now)
         memory.scale = state
         self._remember(model, memory, decision, fleet.current, record=changes and not paused)  # 4
 
@@ -124,3 +127,8 @@ class Scaler:
             return True
         busy = any(second.arrivals for second in memory.window.last(LATENCY_WINDOW_SECONDS, now))
         return busy and now - max(memory.written_at, memory.woken_at) >= WRITE_EVERY_SECONDS
+
+
+def has_ended(last: ScaleDecision, decision: ScaleDecision) -> bool:
+    """Whether on-call's override held until just now."""
+    return last.reason is Reason.OVERRIDE_ACTIVE and decision.reason is not Reason.OVERRIDE_ACTIVE
