@@ -9,12 +9,21 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 from datetime import UTC, datetime
 
 from hotstart.engines.collection import StoredObject
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
-from hotstart.exchange.messages import BuildPhase, BuildReport, BuiltFile, PodReport, PodState, RouterReport
+from hotstart.exchange.messages import (
+    BuildPhase,
+    BuildReport,
+    BuiltFile,
+    ModelSecond,
+    PodReport,
+    PodState,
+    RouterReport,
+)
 from hotstart.operator.api import Engine
 from hotstart.operator.core.diff import covers
 from hotstart.operator.core.errors import Conflict, Forbidden, HotstartError, StoreFailed
@@ -211,6 +220,12 @@ class FakeStore:
         self.uploads: list[OpenUpload] = []
         self.failure: HotstartError | None = None
         self.denied: set[str] = set()  # writes that are refused, by their name in the port
+        self.died_after: set[str] = set()  # writes after which the operator's process ends, once each
+
+    def _die(self, what: str) -> None:
+        if what in self.died_after:
+            self.died_after.discard(what)
+            raise Died
 
     def _write(self, what: str) -> None:
         if what in self.denied:
@@ -226,6 +241,7 @@ class FakeStore:
         standing = self.objects.setdefault(prefix + "manifest.json", text)
         if json.loads(standing)["files"] != json.loads(text)["files"]:
             raise StoreFailed(f"another engine stands at {prefix}", "StoreConflict")
+        self._die("put_manifest")
         return standing
 
     async def get_quarantine(self, prefix):
@@ -237,6 +253,7 @@ class FakeStore:
         if self.failure:
             raise self.failure
         self.objects[prefix + "quarantine.json"] = text
+        self._die("put_quarantine")
 
     async def create_upload(self, object_key):
         self._write("create_upload")
@@ -294,16 +311,19 @@ class FakeAgents:
         self.world = world
         self.states: dict[str, PodState] = {}
         self.failures: dict[str, object] = {}  # by engine key, or "*"
+        self.said: dict[str, dict] = {}  # what a pod's agent says in place of what it would, by UID
         self.in_flight: dict[str, int] = {}
-        self.silent = False
+        self.silent = False  # all of them
+        self.mute: set[str] = set()  # "pod" or "builder": these are silent
         self.routes = ()
         self.router_generation = 0
         self.seconds: list = []
+        self.routers: dict[str, float] = {}  # requests in flight at each router, by UID; others are then silent
         self.builders: dict[str, dict] = {}
         self.pod_requests: list = []
 
     async def ask_pod(self, address, uid, request):
-        if self.silent:
+        if self.silent or "pod" in self.mute:
             return None
         self.pod_requests.append((uid, request))
         key = request.assignment.engine_key if request.assignment else ""
@@ -313,26 +333,34 @@ class FakeAgents:
             state = PodState.FAILED
         elif request.assignment and (request.files or state is not PodState.EMPTY):
             state = {PodState.EMPTY: PodState.FETCHING, PodState.FETCHING: PodState.LOADING}.get(state, PodState.READY)
-        self.states[uid] = state
-        return PodReport(
+        report = PodReport(
             pod_uid=uid,
             state=state,
             engine_key=key,
             phases={"fetch": 1.0, "load": 0.5},
             failure=failure if state is PodState.FAILED else None,
             in_flight=self.in_flight.get(uid, 0),
-        )
+        ).model_copy(update=self.said.get(uid, {}))
+        self.states[uid] = report.state
+        return report
 
     async def ask_router(self, address, uid, request):
         if self.silent:
             return None
+        if self.routers and uid not in self.routers:
+            return None
         self.routes, self.router_generation = request.routes, request.generation
         seconds = tuple(s for s in self.seconds if s.second > request.cursor)
         cursor = max([request.cursor, *(s.second for s in seconds)])
+        if self.routers:
+            cursor = int(self.world.clock.now()) - 1
+            numbers = range(max(request.cursor + 1, cursor - 5), cursor + 1)
+            busy = self.routers[uid]
+            seconds = tuple(ModelSecond(second=n, model=f"{NAMESPACE}/m", in_flight_sum=busy) for n in numbers)
         return RouterReport(pod_uid=uid, generation=request.generation, cursor=cursor, seconds=seconds)
 
     async def ask_builder(self, address, uid, request):
-        if self.silent:
+        if self.silent or "builder" in self.mute:
             return None
         job = self.builders.setdefault(uid, {"id": "", "url": "", "done": False})
         job["id"] = request.upload_ids.get("model.bin", job["id"])
@@ -379,14 +407,29 @@ class FakeEvents:
 
 
 class FakeQueue:
-    """The queue without time: keys in order, each once."""
+    """The queue by the world's clock: keys in order, each once; timers ring when they are told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.keys: list[Key] = []
+        self.due: dict[Key, float] = {}
 
     def add(self, key: Key) -> None:
         if key not in self.keys:
             self.keys.append(key)
+
+    def add_in(self, key: Key, seconds: float) -> None:
+        """The key once so many seconds have passed, or an earlier timer of it says; at once after none."""
+        if seconds <= 0:
+            self.add(key)
+        else:
+            self.due[key] = min(self.due.get(key, math.inf), self.clock.now() + seconds)
+
+    def ring(self) -> None:
+        """Adds the keys whose time has come."""
+        for key in [key for key, due in self.due.items() if due <= self.clock.now()]:
+            del self.due[key]
+            self.add(key)
 
 
 SPEC = {

@@ -7,16 +7,32 @@ from datetime import UTC, datetime
 
 import pytest
 from hotstart.operator.adapters.permissions import REQUIRED
-from hotstart.operator.api import CompletionModel, CompletionModelStatus, Condition
-from hotstart.operator.api.status import Decision
+from hotstart.operator.api import (
+    CompletionModel,
+    CompletionModelStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    Duration,
+    Reason,
+)
+from hotstart.operator.api.status import (
+    CheckpointStatus,
+    ColdStart,
+    Decision,
+    EngineReference,
+    LatencyStatus,
+    NetworkStatus,
+)
 from hotstart.operator.core.backoff import Backoff
 from hotstart.operator.core.diff import covers, diff_merge
 from hotstart.operator.core.errors import BadSettings, Retryable
 from hotstart.operator.core.names import build_job_name, fit, inspect_job_name, pod_name
 from hotstart.operator.core.pod_manifest import make_pod
 from hotstart.operator.core.revision import Images, make_assignment, make_target
-from hotstart.operator.core.service_manifests import make_disruption_budget, service_name
-from hotstart.operator.core.status import STATUS_LIMIT, bound_status, is_due, size_of
+from hotstart.operator.core.service_manifests import make_disruption_budget, selector_text, service_name
+from hotstart.operator.core.status import is_due
+from hotstart.operator.core.status_size import STATUS_LIMIT, bound_status, size_of
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.work_queue import WorkQueue
 from hotstart.operator.settings import read_settings
@@ -159,6 +175,80 @@ def test_status_stays_within_four_kilobytes(messages):
     bounded = bound_status(make_status(messages, 10))
     assert size_of(bounded) <= STATUS_LIMIT
     assert bounded.decisions[0].inputs, "the newest decision keeps its inputs"
+
+
+texts = st.integers(0, 700).flatmap(lambda count: st.sampled_from("x\u00e9\u4f60\U0001f600").map(lambda c: c * count))
+
+
+@st.composite
+def full_statuses(draw) -> CompletionModelStatus:
+    """All that the operator writes, as long as it may be."""
+    moment = datetime(2027, 1, 1, tzinfo=UTC)
+    inputs = ("burst", "trend", "queued", "concurrencyPerReplica", "ready", "coming", "p95")
+    phases = ("schedule", "start", "fetch", "verify", "load", "warmup", "other")
+    network = {"layers": 32, "hidden": 4096, "kv_heads": 8, "head_dim": 128, "vocab": 250_000}
+    uri = f"s3://bucket/{draw(st.integers(0, 1000)) * 'u'}/"
+    return CompletionModelStatus(
+        observed_generation=draw(st.integers(0, 2**31)),
+        conditions=tuple(
+            Condition(
+                type=kind,
+                status=draw(st.sampled_from(ConditionStatus)),
+                last_transition_time=moment,
+                reason=draw(st.sampled_from(Reason)),
+                message=draw(texts),
+            )
+            for kind in ConditionType
+        ),
+        replicas=1000,
+        ready_replicas=1000,
+        selector=selector_text("m" * draw(st.integers(1, 253))),
+        revision="a" * 16,
+        plan=draw(texts),
+        engine=EngineReference(name="k" * 40, key="k" * 64, revision="r" * 16),
+        checkpoint=CheckpointStatus(
+            uri=uri,
+            revision=draw(texts)[:128],
+            digest="d" * 64,
+            spec_hash="s" * 64,
+            architecture="a" * 64,
+            format="safetensors",
+            parameters=10**11,
+            size_bytes=10**12,
+            tokenizer_digest="t" * 64,
+            files=99,
+            network=NetworkStatus(**network),
+        ),
+        latency=LatencyStatus(value=Duration("940ms"), window=Duration("60s"), slo=Duration("250ms")),
+        decisions=tuple(
+            Decision(
+                time=moment,
+                from_replicas=number,
+                to_replicas=number + 1,
+                reason=draw(st.sampled_from(Reason)),
+                message=draw(texts),
+                inputs=dict.fromkeys(inputs, "123.45 requests at once, the work of 12.3"),
+            )
+            for number in range(draw(st.integers(0, 10)))
+        ),
+        cold_start=ColdStart(
+            pod="p" * 63, measured_at=moment, total_milliseconds=123_456, phases=dict.fromkeys(phases, 12_345)
+        ),
+        builds=3,
+    )
+
+
+@given(full_statuses())
+def test_the_fullest_status_stays_within_four_kilobytes_and_keeps_what_is_decided_on(status):
+    bounded = bound_status(status)
+    assert size_of(bounded) <= STATUS_LIMIT
+    assert [(c.type, c.status, c.reason) for c in bounded.conditions] == [
+        (c.type, c.status, c.reason) for c in status.conditions
+    ]
+    assert bounded.checkpoint is not None and status.checkpoint is not None
+    named = {"uri": "", "revision": ""}
+    assert bounded.checkpoint.model_copy(update=named) == status.checkpoint.model_copy(update=named)
+    assert (bounded.engine, bounded.latency, bounded.revision) == (status.engine, status.latency, status.revision)
 
 
 def test_status_is_written_at_once_for_a_count_and_rarely_for_latency():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
-from hotstart.exchange.messages import PodFailure
+from hotstart.engines.profile import LoadPoint, LonePoint, Profile
+from hotstart.exchange.messages import BuildPhase, PodFailure
 from hotstart.operator.core.errors import StoreFailed
 
+from tests.operator import doubles
 from tests.operator.world import World
 
 
@@ -107,6 +112,67 @@ async def test_a_build_that_cannot_succeed_is_not_retried(world):
     assert any(note.reason == "EngineQuarantined" and note.warning for note in world.events.notes)
 
 
+async def test_a_build_that_cannot_pass_is_not_tried_again_once_its_job_is_taken_away(world):
+    said = {"reason": "UnsupportedRecipe", "message": "No such layer.", "retryable": False}
+    world.build_exit = {"failure": said}
+    world.apply()
+    await world.run(20)
+    for restarted in (False, True):
+        for job in world.jobs("build"):  # as Kubernetes does after ttlSecondsAfterFinished
+            world.cluster.drop("Job", job)
+        if restarted:
+            world.restart()
+        await world.run(20)
+    assert sum(write.startswith("create Job/build-") for write in world.cluster.writes) == 1
+    found = world.conditions()["EngineReady"]
+    assert found["reason"] == "UnsupportedRecipe" and "No such layer." in found["message"]
+    (engine,) = world.cluster.all("Engine")
+    world.build_exit = None
+    world.cluster.drop("Engine", engine["metadata"]["name"])  # the lever for another try
+    await world.run_until(world.is_ready)
+
+
+async def test_a_checkpoint_that_a_build_found_corrupt_is_taken_up_once_it_is_mended(world):
+    said = {"reason": "CheckpointCorrupt", "message": "weights are cut short.", "retryable": False}
+    world.build_exit = {"failure": said}
+    world.apply()
+    await world.run(100)
+    assert 2 <= sum(write.startswith("create Job/build-") for write in world.cluster.writes) <= 4, "rarely"
+    assert world.conditions()["EngineReady"]["reason"] == "CheckpointCorrupt"
+    world.build_exit = {"failure": {"reason": "CheckpointChanged", "message": "Other bytes.", "retryable": False}}
+    world.inspections["s3://models/tiny/"] = {"digest": "ee" * 32, "tokenizerDigest": "cd" * 32}
+    await world.run_until(lambda: world.model()["status"]["checkpoint"]["digest"] == "ee" * 32, 320)
+    world.build_exit = None
+    await world.run_until(world.is_ready, 120)
+
+
+async def test_a_build_that_no_model_wants_any_longer_is_ended(world):
+    ask, cancelled = world.agents.ask_builder, []
+
+    async def building(address, uid, request):
+        if request.cancel:
+            cancelled.append(uid)
+            return None
+        report = await ask(address, uid, request)
+        return report.model_copy(update={"phase": BuildPhase.BUILDING, "manifest": ""})
+
+    world.agents.ask_builder = building
+    world.apply()
+    await world.run_until(lambda: bool(world.jobs("build")))
+    world.apply(engine={"quantization": "float32"})
+    await world.run(30)
+    assert len(world.jobs("build")) == 2, "it may be wanted again in a moment"
+    pods = [pod for pod in world.operator.observed.all("Pod") if "build-" in pod["metadata"]["name"]]
+    await world.run_until(lambda: len(world.jobs("build")) == 1, 60)
+    assert len(world.cluster.all("Engine")) == 2
+    ended = {**pods[0], "metadata": {**pods[0]["metadata"], "deletionTimestamp": "2027-01-15T08:00:00Z"}}
+    await world.operator.exchange.builds.serve(ended)  # while the kubelet ends it
+    assert cancelled == [ended["metadata"]["uid"]]
+    world.agents.ask_builder = ask
+    world.apply()
+    await world.run_until(world.is_ready)
+
+
 async def test_a_build_that_can_pass_is_tried_again(world):
     world.build_exit = {"failure": {"reason": "StoreUnreachable", "message": "No answer.", "retryable": True}}
     world.apply()
@@ -138,6 +204,56 @@ async def test_a_store_that_denies_is_named_and_mended(world):
     await world.run_until(world.is_ready)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_store_that_is_away_takes_nothing_from_an_engine_that_stands(world, monkeypatch, restarted):
+    monkeypatch.setattr(doubles, "make_manifest", measured(doubles.make_manifest))
+    world.apply(scaling={"mode": "SLO", "minReplicas": 1, "maxReplicas": 10}, serving={"interThreads": 4})
+    await world.run_until(world.is_ready)
+    await world.run(2)
+    stored = world.cluster.all("Engine")[0]["status"]
+    assert stored["manifestDigest"] and stored["profile"] and stored["builtAt"] and stored["sizeBytes"]
+    cap = world.agents.routes[0].endpoints[0].cap
+    world.store.failure = StoreFailed("no answer", "StoreUnreachable")
+    if restarted:
+        world.restart()
+    await world.run_until(lambda: engine_conditions(world)["Degraded"]["status"] == "True", 320)
+    found = engine_conditions(world)["Degraded"]
+    assert found["reason"] == "StoreUnreachable" and "no answer" in found["message"]
+    await world.run(20)
+    away = world.cluster.all("Engine")[0]["status"]
+    assert {**away, "conditions": []} == {**stored, "conditions": []}
+    assert world.is_ready() and world.model()["spec"]["replicas"] == 1
+    assert world.agents.routes[0].endpoints[0].cap == cap == 4
+    world.store.failure = None
+    await world.run_until(lambda: engine_conditions(world)["Degraded"]["status"] == "False", 10)
+
+
+async def test_a_lost_engine_s_measurements_hold_for_the_replicas_that_serve_it(world, monkeypatch):
+    monkeypatch.setattr(doubles, "make_manifest", measured(doubles.make_manifest))
+    world.apply(serving={"interThreads": 4})
+    await world.run_until(world.is_ready)
+    await world.run(2)
+    world.store.objects.clear()
+    world.build_exit = {"failure": {"reason": "BuildFailed", "message": "No.", "retryable": True}}
+    await world.run_until(lambda: engine_conditions(world)["Ready"]["status"] == "False", 320)
+    status = world.cluster.all("Engine")[0]["status"]
+    assert not status["manifestDigest"]
+    assert status["profile"] and status["builtAt"] and status["sizeBytes"]
+    assert world.agents.routes[0].endpoints[0].cap == 4
+
+
+def measured(make):
+    """Manifests with a calibration: four requests at once hold the SLO."""
+    load = tuple(LoadPoint(count, 50.0 + count, 600.0 * count) for count in (1, 2, 4))
+    profile = Profile(960, 32, 1e4, (LonePoint(960, 32, 50.0),), load, 0.0, 0.05, 1.0, cpus=4.0, inter_threads=4)
+    return lambda engine: replace(make(engine), profile=profile)
+
+
+def engine_conditions(world) -> dict[str, dict]:
+    (engine,) = world.cluster.all("Engine")
+    return {c["type"]: c for c in engine["status"]["conditions"]}
+
+
 async def test_a_broken_new_revision_leaves_the_old_one_serving(world):
     world.apply()
     await world.run_until(world.is_ready)
@@ -156,6 +272,38 @@ async def test_a_broken_new_revision_leaves_the_old_one_serving(world):
     await world.run_until(lambda: bool(world.agents.routes[0].endpoints), 30)
     world.apply()
     await world.run_until(world.is_ready)
+
+
+async def test_a_revision_that_the_spec_describes_no_longer_is_kept_up_until_the_next_one_is_ready(world):
+    for node in ("n1", "n2"):
+        world.cluster.create_now("Node", {"metadata": {"name": node}, "spec": {}})
+    world.apply(replicas=2)
+    await world.run_until(lambda: world.model().get("status", {}).get("readyReplicas") == 2)
+    for node, pod in zip(("n1", "n2"), world.pods(), strict=True):
+        world.cluster.change("Pod", pod["metadata"]["name"], {"spec": {"nodeName": node}})
+    (first, second), revision = world.pods(), world.model()["status"]["revision"]
+    gone = {"reason": "CheckpointNotFound", "message": "nothing-here is empty.", "retryable": True}
+    world.inspections["s3://models/nothing-here/"] = {"failure": gone}
+    world.apply(checkpoint={"uri": "s3://models/nothing-here/"}, serving={"maxNewTokens": 7}, replicas=2)
+    await world.run(3)
+    world.cluster.drop("Pod", first["metadata"]["name"])
+    world.cluster.change("Node", "n2", {"spec": {"unschedulable": True}})
+    uids = {first["metadata"]["uid"], second["metadata"]["uid"]}
+    await world.run_until(
+        lambda: (
+            len(world.pods()) == 2
+            and len(world.agents.routes[0].endpoints) == 2
+            and not uids & {pod["metadata"]["uid"] for pod in world.pods()}
+        )
+    )
+    for pod in world.pods():
+        assert pod["metadata"]["labels"]["hotstart.dev/revision"] == revision
+        assert json.loads(pod["metadata"]["annotations"]["hotstart.dev/assignment"])["serving"]["max_new_tokens"] != 7
+        assert "nodeName" not in pod["spec"]
+    world.inspections.clear()
+    await world.run_until(world.is_ready, 60)
+    await world.run_until(lambda: len(world.pods()) == 2, 60)
+    assert world.model()["status"]["revision"] != revision
 
 
 async def test_a_change_of_the_pod_surges_and_drains(world):

@@ -12,7 +12,7 @@ from hotstart.operator.core.accelerators import make_gpu_need
 from hotstart.operator.core.gpu_fleet import GpuFleet, make_gpu_node
 from hotstart.operator.core.plan import PLAN_LIMIT, PlanView, about, make_plan
 from hotstart.operator.core.recipe import WantedEngine
-from hotstart.operator.core.status import STATUS_LIMIT, bound_status, size_of
+from hotstart.operator.core.status_size import STATUS_LIMIT, bound_status, size_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import pytest
+from hotstart.exchange.messages import ModelSecond
 from hotstart.operator.core.errors import Conflict, Forbidden, Retryable
 from hotstart.operator.core.names import ANNOTATION_DECIDED_AT
 
@@ -32,6 +36,15 @@ def picture(world: World) -> str:
     return json.dumps(shown, sort_keys=True, indent=1)
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """How a play ends when nothing fails, and after how many writes."""
+
+    play: Callable[[World], Awaitable[None]]
+    picture: str
+    writes: int
+
+
 async def play(world: World) -> None:
     """A model's life: made, changed, scaled down."""
     world.apply(replicas=2)
@@ -42,43 +55,73 @@ async def play(world: World) -> None:
     await world.run(12)
 
 
-async def rehearse() -> tuple[str, int]:
+async def play_traffic(world: World) -> None:
+    """A model in mode SLO: a burst brings a second replica, its end takes one away."""
+    world.apply(scaling={"mode": "SLO", "minReplicas": 1, "maxReplicas": 2, "scaleDownStabilization": "3s"})
+    await world.run(10)
+    begun = int(world.clock.now())
+    world.agents.seconds += [ModelSecond(second=begun + i, model="team/m", in_flight_sum=3.0) for i in range(6)]
+    await world.run(10)
+    assert any(write.startswith("scale m 2") for write in world.cluster.writes)
+    await world.run(16)
+    assert world.model()["spec"]["replicas"] == 1
+
+
+PLAYS = (play, play_traffic)
+
+
+@pytest.fixture(scope="module", params=PLAYS, ids=lambda each: each.__name__)
+def rehearsal(request) -> Rehearsal:
     world = World()
-    await play(world)
+    asyncio.run(request.param(world))
     assert world.is_ready()
-    return picture(world), world.cluster.attempts
-
-
-@pytest.fixture(scope="module")
-def rehearsal() -> tuple[str, int]:
-    import asyncio
-
-    return asyncio.run(rehearse())
+    return Rehearsal(request.param, picture(world), world.cluster.attempts)
 
 
 ERRORS = (Retryable("no answer"), Conflict("changed"), Forbidden("exceeded quota"))
 
 
 async def test_each_write_failing_in_turn_converges(rehearsal):
-    wanted, writes = rehearsal
-    assert writes > 20
-    for number in range(1, writes + 1):
+    assert rehearsal.writes > 20
+    for number in range(1, rehearsal.writes + 1):
         world = World()
         world.cluster.fail_at = {number: ERRORS[number % len(ERRORS)]}
-        await play(world)
-        assert picture(world) == wanted, f"write {number} failed"
+        await rehearsal.play(world)
+        assert picture(world) == rehearsal.picture, f"write {number} failed"
 
 
 async def test_a_process_that_dies_at_any_write_is_followed_by_one_that_converges(rehearsal):
-    wanted, writes = rehearsal
-    for number in range(1, writes + 1):
+    for number in range(1, rehearsal.writes + 1):
         world = World()
         world.cluster.fail_at = {number: Died()}
-        await play_through_death(world)
-        assert picture(world) == wanted, f"died at write {number}"
+        await play_through_death(world, rehearsal.play)
+        assert picture(world) == rehearsal.picture, f"died at write {number}"
 
 
-async def play_through_death(world: World) -> None:
+async def test_a_process_that_dies_between_the_manifest_and_status_is_followed_by_one_that_finds_the_engine():
+    calm = World()
+    await play(calm)
+    world = World()
+    world.store.died_after = {"put_manifest"}
+    await play_through_death(world, play)
+    assert not world.store.died_after, "it died"
+    assert picture(world) == picture(calm)
+    assert sum(write.startswith("create Job/build-") for write in world.cluster.writes) == 1
+
+
+async def test_a_process_that_dies_between_the_marker_and_status_is_followed_by_one_that_builds_nothing():
+    world = World()
+    world.build_exit = {"failure": {"reason": "VerificationFailed", "message": "Tokens differ.", "retryable": False}}
+    world.store.died_after = {"put_quarantine"}
+    await play_through_death(world, play)
+    assert not world.store.died_after, "it died"
+    assert world.conditions()["EngineReady"]["reason"] == "EngineQuarantined"
+    assert sum(write.startswith("create Job/build-") for write in world.cluster.writes) == 1
+    (marker,) = [text for key, text in world.store.objects.items() if key.endswith("/quarantine.json")]
+    assert json.loads(marker)["number"] == 1
+
+
+async def play_through_death(world: World, play: Callable[[World], Awaitable[None]]) -> None:
     original = world.run
 
     async def run(seconds: int) -> None:
@@ -94,8 +137,9 @@ async def play_through_death(world: World) -> None:
     await original(5)
 
 
-async def test_a_process_restarted_every_second_converges(rehearsal):
-    wanted, _ = rehearsal
+async def test_a_process_restarted_every_second_converges():
+    calm = World()
+    await play(calm)
     world = World()
     original = world.run
 
@@ -107,4 +151,4 @@ async def test_a_process_restarted_every_second_converges(rehearsal):
     world.run = run
     await play(world)
     await original(10)
-    assert picture(world) == wanted
+    assert picture(world) == picture(calm)

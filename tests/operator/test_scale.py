@@ -74,6 +74,18 @@ def test_silence_is_hold_and_never_zero():
     assert (decision.replicas, decision.reason) == (4, Reason.HOLD_NO_DATA)
 
 
+def test_a_silent_router_holds_what_takes_away_and_what_trims_and_not_what_adds():
+    spec = make_spec(scaleDownStabilization="0s")
+    quiet, two = steady(0.1), Fleet(current=4, ready=4, coming=0, silent_routers=1)
+    decision, state = decide_scale(quiet, ScaleState(), spec, two, NOW)
+    assert (decision.replicas, decision.reason) == (4, Reason.HOLD_ROUTER_SILENT)
+    assert state.since is None, "the time in which demand must be low has not begun"
+    slow = decide(steady(0.75, ms=400.0), Fleet(current=1, ready=1, coming=0, silent_routers=1))
+    assert (slow.replicas, slow.reason) == (1, Reason.HOLD_ROUTER_SILENT)
+    more = decide(steady(4.0), Fleet(current=1, ready=1, coming=0, silent_routers=1))
+    assert (more.replicas, more.reason) == (5, Reason.DEMAND_ROSE)
+
+
 def test_a_lone_busy_second_is_no_burst():
     window = add_seconds(Window(), [traffic(int(NOW) - 3, 1.2)], NOW)
     assert decide(window, Fleet(current=1, ready=1, coming=0)).replicas == 1

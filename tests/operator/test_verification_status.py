@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hotstart.engines.verification import Verification
 from hotstart.operator.api import CompletionModel
-from hotstart.operator.core.build import make_verification_status
+from hotstart.operator.core.engine_status import make_verification_status
 from hotstart.operator.core.pod_manifest import make_affinity, make_pod
 from hotstart.operator.core.revision import Images, make_assignment, make_target
 

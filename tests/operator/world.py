@@ -7,6 +7,8 @@ import json
 
 from hotstart.exchange.messages import PodState
 from hotstart.operator.api import CompletionModelSpec, Engine
+from hotstart.operator.app.leader import RESYNC_SECONDS
+from hotstart.operator.core.backoff import RECONCILE
 from hotstart.operator.core.errors import HotstartError
 from hotstart.operator.core.revision import Images
 from hotstart.operator.reconcile.builds import BuildServer
@@ -33,21 +35,26 @@ from tests.operator.doubles import (
 
 
 class Operator:
-    """One process of the operator; `step` is one second of its life."""
+    """One process of the operator; `step` is one second of its life.
+
+    As the leader does, it looks at everything at its start and at each resync. Between them only what an event, a turn
+    or a timer has put into the queue is reconciled: what nothing wakes stays as it is.
+    """
 
     def __init__(self, world) -> None:
-        self.world, self.queue, self.observed, self.memory = world, FakeQueue(), Observed(), Memory()
+        self.world, self.observed, self.memory = world, Observed(), Memory()
         cluster, clock, store, agents = world.cluster, world.clock, world.store, world.agents
+        self.queue = FakeQueue(clock)
         images = Images("triton:1", "builder:1", "triton-trtllm:1", "builder-trtllm:1")
         self.models = ModelReconciler(cluster, world.events, clock, self.observed, self.memory, images, '{"keys":[]}')
         self.engines = EngineReconciler(cluster, store, world.events, clock, self.observed, self.memory, images)
-        builds = BuildServer(cluster, store, agents, self.observed, self.memory, self.queue)
+        builds = BuildServer(cluster, store, agents, clock, self.observed, self.memory, self.queue)
         routing = Routing(agents, clock, self.observed, self.memory, self.queue)
         self.exchange = Exchange(cluster, store, agents, clock, self.observed, self.memory, self.queue, builds, routing)
         routing.routers = (RouterPod("router-uid", "10.0.0.1:9700"),)
         self.scaler = Scaler(cluster, world.events, clock, self.observed, self.memory, self.queue)
-        self.failures = 0
-        self.fresh = True
+        self.failures: dict[Key, int] = {}  # in a row
+        self.resynced_at: float | None = None
         for kind in WATCHED:
             for obj in world.cluster.all(kind):
                 self.see(obj, False)
@@ -59,34 +66,41 @@ class Operator:
         keys = keys_of(obj, self.observed)
         if deleted:
             self.observed.remove(obj)
-        elif not self.observed.put(obj):
-            return
+        else:
+            self.observed.put(obj)
         for key in keys:
             self.queue.add(key)
 
+    def resync(self) -> None:
+        """Everything into the queue."""
+        self.resynced_at = self.world.clock.now()
+        for obj in (*self.world.cluster.all("CompletionModel"), *self.world.cluster.all("Engine")):
+            self.queue.add(Key(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]))
+
     async def drain_queue(self) -> None:
+        """Works on every key that is due; one that fails, or asks for another look, gets a timer."""
         for _ in range(200):
             if not self.queue.keys:
                 return
             key = self.queue.keys.pop(0)
             try:
                 reconciler = self.models if key.kind == "CompletionModel" else self.engines
-                if await reconciler.reconcile(key) == 0.0:
-                    self.queue.add(key)
+                check_in = await reconciler.reconcile(key)
+                self.failures.pop(key, None)
             except HotstartError:
-                self.failures += 1
-                self.queue.add(key)
-                if self.failures > 50:
-                    raise
+                self.failures[key] = self.failures.get(key, 0) + 1
+                check_in = RECONCILE.delay(self.failures[key])
+            if check_in is not None:
+                self.queue.add_in(key, check_in)
         raise AssertionError(f"the queue does not come to rest: {self.queue.keys}")
 
     async def step(self) -> None:
-        if self.fresh:  # as the leader does before it starts its workers
-            self.fresh = False
+        if self.resynced_at is None:  # all are heard before anything is decided
             await self.exchange.turn()
             await self.scaler.turn()
-        for obj in (*self.world.cluster.all("CompletionModel"), *self.world.cluster.all("Engine")):
-            self.queue.add(Key(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]))
+        if self.resynced_at is None or self.world.clock.now() - self.resynced_at >= RESYNC_SECONDS:
+            self.resync()
+        self.queue.ring()
         await self.drain_queue()
         await self.exchange.turn()
         await self.scaler.turn()

@@ -6,6 +6,8 @@ An agent that is silent is no error here: its silence is a fact, and pods start 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TypeVar
 
 from hotstart.exchange.client import ExchangeClient, ExchangeFailed
@@ -21,6 +23,7 @@ from hotstart.operator.adapters import metrics
 from pydantic import BaseModel
 
 log = logging.getLogger(__name__)
+SAY_AGAIN_SECONDS = 600.0
 ReportT = TypeVar("ReportT", bound=BaseModel)
 
 
@@ -29,7 +32,7 @@ class ExchangeAgents:
 
     def __init__(self, client: ExchangeClient) -> None:
         self._client = client
-        self._silent: set[str] = set()
+        self._silent: dict[str, float] = {}  # by UID: when its silence was last said, on the monotonic clock
 
     async def ask_pod(self, address: str, uid: str, request: PodRequest) -> PodReport | None:
         """One message to a pod agent."""
@@ -50,12 +53,13 @@ class ExchangeAgents:
             found = await self._client.ask(address, uid, request, report)
         except ExchangeFailed as failure:
             metrics.EXCHANGES.labels(kind, "failed").inc()
-            if uid not in self._silent:
-                self._silent.add(uid)
+            now = time.monotonic()
+            if now - self._silent.get(uid, -math.inf) >= SAY_AGAIN_SECONDS:
+                self._silent = {known: at for known, at in self._silent.items() if now - at < SAY_AGAIN_SECONDS}
+                self._silent[uid] = now
                 log.info("agent does not answer kind=%s address=%s cause=%s", kind, address, failure)
             return None
         metrics.EXCHANGES.labels(kind, "answered").inc()
-        if uid in self._silent:
-            self._silent.discard(uid)
+        if self._silent.pop(uid, None) is not None:
             log.info("agent answers kind=%s address=%s", kind, address)
         return found

@@ -1,7 +1,7 @@
 """Condition types and reasons: the one vocabulary of conditions, events, decisions and the runbook.
 
 `Reason` is one enum on purpose: whoever sees a reason in `kubectl describe`, in an event or in a log finds the runbook
-entry by the same word. Words are only ever added.
+entry by the same word. Once they are released, words are only ever added.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ class Reason(StrEnum):
 
     # The checkpoint.
     CHECKPOINT_INSPECTING = "CheckpointInspecting"
-    CHECKPOINT_INSPECTED = "CheckpointInspected"
     CHECKPOINT_NOT_FOUND = "CheckpointNotFound"
     CHECKPOINT_INCOMPLETE = "CheckpointIncomplete"
     CHECKPOINT_CORRUPT = "CheckpointCorrupt"
@@ -74,10 +73,8 @@ class Reason(StrEnum):
 
     # The engine.
     ENGINE_STORED = "EngineStored"
-    ENGINE_FOUND = "EngineFound"
     ENGINE_MISSING = "EngineMissing"
     ENGINE_BUILDING = "EngineBuilding"
-    ENGINE_BUILT = "EngineBuilt"
     ENGINE_CORRUPT = "EngineCorrupt"
     BUILD_QUEUED = "BuildQueued"
     BUILD_FAILED = "BuildFailed"
@@ -109,7 +106,6 @@ class Reason(StrEnum):
     PODS_CRASHING = "PodsCrashing"
     REVISION_STOPPED = "RevisionStopped"
     ROLLING_OUT = "RollingOut"
-    ROLLED_OUT = "RolledOut"
     DRAINING = "Draining"
     NODE_CORDONED = "NodeCordoned"
     QUOTA_EXCEEDED = "QuotaExceeded"
@@ -145,6 +141,7 @@ class Reason(StrEnum):
     AT_MINIMUM = "AtMinimum"
     AT_MAXIMUM = "AtMaximum"
     HOLD_NO_DATA = "HoldNoData"
+    HOLD_ROUTER_SILENT = "HoldRouterSilent"
     HOLD_STABILIZING = "HoldStabilizing"
     HOLD_ROLLING_OUT = "HoldRollingOut"
     HOLD_AT_TARGET = "HoldAtTarget"

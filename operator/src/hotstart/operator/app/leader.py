@@ -161,6 +161,7 @@ class Leader:
     def _measure(self) -> None:
         """Gauges of what is observed."""
         metrics.QUEUE_DEPTH.set(self.queue.depth)
+        metrics.REPLICAS.clear()  # of models that are gone
         for model in self.observed.all("CompletionModel"):
             namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
             wanted, ready = model["spec"].get("replicas", 1), model.get("status", {}).get("readyReplicas", 0)
@@ -210,7 +211,7 @@ def make_leader(
         return check_in
 
     queue = WorkQueue(work, on_error=lambda key: metrics.RECONCILES.labels(key.kind, "raised").inc())
-    builds = BuildServer(cluster, store, agents, observed, memory, queue)
+    builds = BuildServer(cluster, store, agents, clock, observed, memory, queue)
     routing = Routing(agents, clock, observed, memory, queue)
     exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds, routing)
     scaler = Scaler(cluster, events, clock, observed, memory, queue)

@@ -5,38 +5,55 @@ An Engine's name is its key, so two models that need one engine meet in one obje
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import takewhile
 
 from hotstart.engines.manifest import Manifest, manifest_sha256
-from hotstart.engines.verification import Verification
 from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
-from hotstart.operator.api.engine import EnginePhase, VerificationStatus
+from hotstart.operator.api.engine import EnginePhase
 from hotstart.operator.core.accelerators import (
     GpuVerdict,
     decide_accelerator,
     explain_unschedulable,
     make_gpu_need,
 )
-from hotstart.operator.core.backoff import BUILD_KILLED, JOB_RETRYABLE
+from hotstart.operator.core.backoff import BUILD_KILLED, INSPECT_TERMINAL, JOB_RETRYABLE
 from hotstart.operator.core.capacity import make_profile_status
-from hotstart.operator.core.conditions import Verdict, make_conditions
+from hotstart.operator.core.conditions import Verdict, find_condition, make_conditions
+from hotstart.operator.core.engine_status import (
+    MENDED_IN_PLACE,
+    find_final_failure,
+    is_stored,
+    judge_nodes,
+    make_verification_status,
+    report_failure,
+    with_tail,
+)
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
-from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job, was_killed
+from hotstart.operator.core.jobs import (
+    Failed,
+    Failure,
+    Running,
+    Succeeded,
+    count_killed,
+    decide_outcome,
+    find_obsolete,
+    newest_job,
+)
+from hotstart.operator.core.pod_states import describe_silence, is_silent
 from hotstart.operator.core.quarantine import (
     Quarantine,
-    describe_nodes,
     describe_quarantine,
     find_later_jobs,
     is_lifted,
     make_quarantine,
-    quarantined_nodes,
 )
 
+STORE_LOOK_SECONDS = 5.0  # a store that does not tell is asked again so often
+UNWANTED_SECONDS = 60.0  # a checkpoint that is inspected anew wants no engine for a while
+BUSY_SECONDS = 45.0  # a builder that was heard before may be too busy to answer for so long
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERT_STEP = "convert"  # the init container that needs no GPU
 
@@ -67,6 +84,8 @@ class EngineView:
     fleet: GpuFleet | None = None
     upload_failure: Failure | None = None  # what the store of engines said to the upload
     quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
+    heard_at: float | None = None  # when the report came
+    unwanted_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +108,7 @@ def decide_engine(view: EngineView, now: float) -> EnginePlan:
     if view.stored is not None:
         return decide_stored(view, view.stored, now)
     if view.store_failure is not None:
-        verdicts = report_failure(view.store_failure, progressing=True)
-        return EnginePlan(make_engine_status(view, verdicts, now, phase=None), check_in=5.0)
+        return decide_unknown(view, view.store_failure, now)
     quarantine = view.quarantine
     if quarantine is not None and not is_lifted(quarantine, view.engine):
         return decide_quarantined(view, quarantine, now)
@@ -139,18 +157,53 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
     return EnginePlan(status, obsolete=tuple(job for job in view.jobs if job.failed))
 
 
+def decide_unknown(view: EngineView, failure: Failure, now: float) -> EnginePlan:
+    """The store does not tell, or its manifest is malformed: nothing is built meanwhile.
+
+    Of an engine that stood when the store last answered all that is known stays, and so does who serves it.
+    """
+    old, generation = view.engine.status, view.engine.metadata.generation
+    ready = find_condition(old.conditions, ConditionType.READY)
+    if ready is None or not is_stored(view.engine) or failure.reason == Reason.ENGINE_CORRUPT:
+        verdicts = report_failure(failure, progressing=True)
+        return EnginePlan(make_engine_status(view, verdicts, now, phase=None), check_in=STORE_LOOK_SECONDS)
+    message = f"{failure.message} {judge_nodes(view.engine).message}".rstrip()
+    verdicts = (
+        Verdict(ConditionType.READY, True, ready.reason, ready.message),
+        Verdict(ConditionType.PROGRESSING, False, Reason.UP_TO_DATE, ""),
+        Verdict(ConditionType.DEGRADED, True, failure.reason, message),
+    )
+    conditions = make_conditions(verdicts, old.conditions, generation=generation, now=now)
+    status = old.model_copy(update={"observed_generation": generation, "conditions": conditions})
+    return EnginePlan(status, check_in=STORE_LOOK_SECONDS)
+
+
 def decide_missing(view: EngineView, now: float) -> EnginePlan:
-    """No engine and no Job: the first attempt, if any model wants it."""
+    """No engine and no Job: the first attempt, if any model wants it, and none after one that could not pass."""
+    # Kubernetes takes a failed Job away after an hour: what it said stands in the Engine's status alone.
+    final = None if view.quarantine is not None else find_final_failure(view.engine)  # lifted: once more
+    if final is not None:
+        return EnginePlan(say_failed(view, final, now, passes=False))
     if not view.wanted:
         failure = Failure(Reason.PENDING, "It is not in the store, and is built once a model wants it.", True)
         return EnginePlan(make_engine_status(view, report_failure(failure, progressing=False), now, phase=None))
     verdict = judge_gpus(view)
     queued = Failure(Reason.BUILD_QUEUED, "The build is about to start.", True)
-    verdicts = report_failure(queued if verdict is None else verdict.failure, progressing=True)
-    status = make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING)
+    status = say_held_up(view, queued if verdict is None else verdict.failure, now)
     if verdict is not None and verdict.blocks:
         return EnginePlan(status, check_in=GPU_LOOK_SECONDS)
     return EnginePlan(status, start=next_attempt(view))
+
+
+def say_failed(view: EngineView, failure: Failure, now: float, *, passes: bool) -> EngineStatus:
+    """The status of an engine whose last attempt failed; ``passes``: another one follows."""
+    verdicts = report_failure(failure, progressing=passes)
+    return make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
+
+
+def say_held_up(view: EngineView, failure: Failure, now: float) -> EngineStatus:
+    """The status of an engine that something keeps from being built for now."""
+    return make_engine_status(view, report_failure(failure, progressing=True), now, phase=EnginePhase.PENDING)
 
 
 def judge_gpus(view: EngineView) -> GpuVerdict | None:
@@ -166,10 +219,15 @@ def next_attempt(view: EngineView) -> int:
 
 
 def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: float) -> EnginePlan:
-    """Under way: the builder's own progress, or what holds it up."""
+    """Under way: the builder's own progress, or what holds it up; ended once no model wants the engine."""
     report = view.report
+    if view.unwanted_since is not None and now - view.unwanted_since >= UNWANTED_SECONDS:
+        return replace(decide_missing(view, now), obsolete=(last,))
     if outcome.trouble is not None:
         return decide_held_up(view, last, outcome.trouble, now)
+    heard_at = None if view.heard_at is None else view.heard_at + BUSY_SECONDS
+    if last.pod is not None and is_silent(last.pod, heard_at, now):
+        return decide_held_up(view, last, describe_silence("The builder", last.pod), now)
     if report is None:
         return decide_starting(view, last, now)
     if report.phase is BuildPhase.FAILED and report.failure is not None:
@@ -187,8 +245,7 @@ def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: flo
 def decide_held_up(view: EngineView, last: JobFacts, trouble: Failure, now: float) -> EnginePlan:
     """The pod does not come to run; for want of a GPU, where the scheduler says so."""
     said = None if last.pod is None else explain_unschedulable(last.pod.trouble, judge_gpus(view))
-    verdicts = report_failure(said or trouble, progressing=True)
-    return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.PENDING), check_in=3.0)
+    return EnginePlan(say_held_up(view, said or trouble, now), check_in=3.0)
 
 
 def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
@@ -205,26 +262,18 @@ def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
     return EnginePlan(make_engine_status(view, verdicts, now, phase=phase), check_in=3.0)
 
 
-def with_tail(report: BuildReport) -> str:
-    """The failure's message with the tool's last lines."""
-    message = "" if report.failure is None else report.failure.message
-    tail = " | ".join(report.log_tail[-3:])[-400:]
-    return f"{message} Last lines: {tail}" if tail and tail not in message else message
-
-
 def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float) -> EnginePlan:
     """The last attempt failed: another one after back-off, or none where it cannot help."""
     if failure.reason == Reason.VERIFICATION_FAILED and not failure.retryable:
         made = make_quarantine(view.quarantine, last, failure, now)
         return replace(decide_quarantined(view, made, now), quarantine=made)
-    if not failure.retryable and failure.reason != Reason.CHECKPOINT_CHANGED:
-        verdicts = report_failure(failure, progressing=False)
-        return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message))
+    mended = failure.reason in MENDED_IN_PLACE
+    if not failure.retryable and not mended and failure.reason != Reason.CHECKPOINT_CHANGED:
+        return EnginePlan(say_failed(view, failure, now, passes=False))
     killed = count_killed(view.jobs)
-    backoff = BUILD_KILLED if killed else JOB_RETRYABLE
+    backoff = BUILD_KILLED if killed else INSPECT_TERMINAL if mended and not failure.retryable else JOB_RETRYABLE
     due = (last.finished or failure.at or last.created) + backoff.delay(last.attempt + 1)
-    verdicts = report_failure(failure, progressing=True)
-    status = make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=failure.message)
+    status = say_failed(view, failure, now, passes=True)
     if not view.wanted:
         return EnginePlan(status)
     if now >= due:
@@ -237,38 +286,11 @@ def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float
     return EnginePlan(status, check_in=due - now)
 
 
-def count_killed(jobs: Iterable[JobFacts]) -> int:
-    """How many of the last attempts in a row were killed for memory."""
-    attempts = sorted((job for job in jobs if not job.deleting), key=lambda job: job.attempt, reverse=True)
-    return len(list(takewhile(was_killed, attempts)))
-
-
 def decide_quarantined(view: EngineView, quarantine: Quarantine, now: float) -> EnginePlan:
     """It failed its verification: nothing is built until somebody says so."""
     failure = describe_quarantine(quarantine, view.engine)
     verdicts = report_failure(failure, progressing=False)
     return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED, error=quarantine.message))
-
-
-def judge_nodes(engine: Engine) -> Verdict:
-    """Degraded, of an engine that stands: it failed its verification on some node."""
-    message = describe_nodes(engine.metadata.name, quarantined_nodes(engine))
-    reason = Reason.ENGINE_QUARANTINED if message else Reason.HEALTHY
-    return Verdict(ConditionType.DEGRADED, bool(message), reason, message)
-
-
-def make_verification_status(verification: Verification) -> VerificationStatus:
-    """A verification as status shows it: text, for the API has no floats."""
-    share = verification.agreed_of_all / verification.positions if verification.positions else 0.0
-    return VerificationStatus(
-        positions=verification.positions,
-        compared=verification.compared,
-        agreed=verification.agreed,
-        agreement=f"{100 * share:.1f}%",
-        epsilon=f"{verification.epsilon:.3f}",
-        worst_margin=f"{verification.worst_margin:.3f}",
-        reference=verification.reference,
-    )
 
 
 def decide_lost(view: EngineView, last: JobFacts, outcome: Succeeded, now: float) -> EnginePlan:
@@ -277,28 +299,10 @@ def decide_lost(view: EngineView, last: JobFacts, outcome: Succeeded, now: float
     return decide_failed(view, last, Failure(Reason.ENGINE_MISSING, message, True, outcome.at), now)
 
 
-def find_obsolete(jobs: Iterable[JobFacts]) -> tuple[JobFacts, ...]:
-    """All but the last two attempts."""
-    return tuple(sorted(jobs, key=lambda job: job.attempt)[:-2])
-
-
-def report_failure(failure: Failure, *, progressing: bool) -> tuple[Verdict, ...]:
-    """Ready is False for this reason; Progressing says whether it may pass by itself; Degraded once it is an error."""
-    quiet = failure.reason in (Reason.ENGINE_BUILDING, Reason.BUILD_QUEUED, Reason.PENDING)
-    state = (
-        Reason.ENGINE_BUILDING if progressing and quiet else Reason.BUILD_RETRYING if progressing else failure.reason
-    )
-    return (
-        Verdict(ConditionType.READY, False, failure.reason, failure.message),
-        Verdict(ConditionType.PROGRESSING, progressing, state, "" if quiet else failure.message),
-        Verdict(ConditionType.DEGRADED, not quiet, Reason.HEALTHY if quiet else failure.reason, ""),
-    )
-
-
 def make_engine_status(
     view: EngineView, verdicts: tuple[Verdict, ...], now: float, *, phase: EnginePhase | None, error: str = ""
 ) -> EngineStatus:
-    """The status of an engine that is not stored."""
+    """The status of an engine that is not stored; what was measured of it stays, for replicas may still serve it."""
     old, generation = view.engine.status, view.engine.metadata.generation
     return EngineStatus(
         observed_generation=generation,
@@ -306,5 +310,10 @@ def make_engine_status(
         phase=phase,
         attempts=max((old.attempts, *(job.attempt + 1 for job in view.jobs))),
         unused_since=old.unused_since,
+        size_bytes=old.size_bytes,
+        built_at=old.built_at,
+        build_seconds=old.build_seconds,
+        verification=old.verification,
+        profile=old.profile,
         last_error=(error or old.last_error)[:1024],
     )

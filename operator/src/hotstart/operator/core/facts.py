@@ -6,7 +6,7 @@ Raw objects of the API server come in, facts go out; all that the operator reads
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -60,7 +60,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class PodFacts:
-    """One pod. Times are seconds since the epoch.
+    """One pod. Times are seconds since the epoch. ``manifest`` is the whole object.
 
     ``step`` is the init container that runs now; ``evicted`` is the kubelet's word where it took the pod off its node.
     """
@@ -81,6 +81,7 @@ class PodFacts:
     decided: float
     scheduled: float | None
     started: float | None
+    running_since: float | None
     ready: bool
     ready_at: float | None
     deleting: bool
@@ -91,8 +92,10 @@ class PodFacts:
     assignment: PodAssignment | None
     report: PodReport | None = None
     report_at: float | None = None
+    failed_since: float | None = None  # when its agent first said that it failed, without having got further since
     step: str = ""
     evicted: str = ""
+    manifest: Object = field(default_factory=dict, compare=False, repr=False)
 
     def is_fresh(self, now: float) -> bool:
         """Whether the agent's report speaks of now."""
@@ -107,7 +110,12 @@ def owner_of(obj: Object, kind: str) -> str:
     return ""
 
 
-def make_pod_facts(pod: Object, report: PodReport | None = None, report_at: float | None = None) -> PodFacts:
+def make_pod_facts(
+    pod: Object,
+    report: PodReport | None = None,
+    report_at: float | None = None,
+    failed_since: float | None = None,
+) -> PodFacts:
     """The facts of a pod, with the last report of its agent."""
     meta, status = pod["metadata"], pod.get("status", {})
     labels, annotations = meta.get("labels", {}), meta.get("annotations", {})
@@ -132,6 +140,7 @@ def make_pod_facts(pod: Object, report: PodReport | None = None, report_at: floa
         decided=number_in(annotations, ANNOTATION_DECIDED_AT) or created,
         scheduled=seconds_of(conditions.get("PodScheduled", {}).get("lastTransitionTime")),
         started=seconds_of(status.get("startTime")),
+        running_since=find_running_since(status),
         ready=ready.get("status") == "True",
         ready_at=seconds_of(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         deleting=bool(meta.get("deletionTimestamp")),
@@ -142,8 +151,10 @@ def make_pod_facts(pod: Object, report: PodReport | None = None, report_at: floa
         assignment=read_assignment(annotations.get(ANNOTATION_ASSIGNMENT, "")),
         report=report,
         report_at=report_at,
+        failed_since=failed_since,
         step=find_step(status, pod.get("spec", {})),
         evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
+        manifest=pod,
     )
 
 
@@ -159,6 +170,14 @@ def container_statuses(status: Object) -> tuple[Object, ...]:
     """Statuses of all containers, init containers first; what befalls a calibrator is no matter of its pod."""
     every = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
     return tuple(container for container in every if container.get("name") != CALIBRATOR)
+
+
+def find_running_since(status: Object) -> float | None:
+    """When the last of the containers that run was started; None while the pod is not Running."""
+    if status.get("phase") != "Running":
+        return None
+    running = (c.get("state", {}).get("running", {}).get("startedAt") for c in container_statuses(status))
+    return max((seconds_of(at) or 0.0 for at in running if at), default=seconds_of(status.get("startTime")))
 
 
 QUIET_WAITING = frozenset({"", "ContainerCreating", "PodInitializing"})
@@ -238,6 +257,7 @@ class JobFacts:
     complete: bool
     failed: bool
     finished: float | None
+    failure_reason: str
     failure_message: str
     deleting: bool
     pod: PodFacts | None
@@ -261,6 +281,7 @@ def make_job_facts(job: Object, pods: Iterable[Object]) -> JobFacts:
         complete="Complete" in conditions,
         failed=bool(failed),
         finished=seconds_of(ended.get("lastTransitionTime")) if ended else None,
+        failure_reason=failed.get("reason", ""),
         failure_message=failed.get("message", ""),
         deleting=bool(meta.get("deletionTimestamp")),
         pod=None if newest is None else make_pod_facts(newest),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from hotstart.operator.api import Reason
@@ -16,6 +17,7 @@ from hotstart.operator.core.facts import Exit, JobFacts, PodFacts, Trouble
 
 EXIT_TERMINAL = 64
 EXIT_KILLED = 137  # SIGKILL: but for a deletion it is the kernel's, for want of memory
+DEADLINE = "DeadlineExceeded"  # Kubernetes' reason for a Job that ran into activeDeadlineSeconds
 NO_POD_AFTER_SECONDS = 8.0
 
 
@@ -105,6 +107,13 @@ def read_exit(ended: Exit, *, fallback: str, what: str) -> Failure:
     return Failure(fallback, f"{message}: {tail}" if tail else f"{message}.", True, ended.finished or 0.0)
 
 
+def read_deadline(job: JobFacts, *, fallback: str, what: str, now: float) -> Failure:
+    """A Job that Kubernetes has ended at its time limit; its pod was ended with it, and says nothing of use."""
+    reason = Reason.BUILD_TIMED_OUT if fallback == Reason.BUILD_FAILED else fallback
+    message = f"{what.capitalize()} did not end within its time limit: it had too little CPU, or its node stood still."
+    return Failure(reason, message, True, job.finished or now)
+
+
 def was_killed(job: JobFacts) -> bool:
     """Whether a container of the Job was killed for memory, and had no time to say anything."""
     ended = None if job.pod is None else job.pod.exit
@@ -139,6 +148,8 @@ def decide_outcome(job: JobFacts, *, secret: str, fallback: str, what: str, now:
     """What the Job came to, from its pod first: the Job's own status comes seconds later."""
     pod = job.pod
     ended = None if pod is None else pod.exit
+    if job.failed and job.failure_reason == DEADLINE:
+        return Failed(read_deadline(job, fallback=fallback, what=what, now=now))
     if pod is not None and pod.evicted and pod.phase == "Failed":
         return Failed(read_eviction(pod, fallback=fallback, what=what))
     if ended is not None and pod is not None and (pod.phase in ("Succeeded", "Failed") or job.failed or job.complete):
@@ -183,3 +194,14 @@ def read_success(ended: Exit, *, fallback: str, what: str) -> Outcome:
 def newest_job(jobs: Iterable[JobFacts]) -> JobFacts | None:
     """The Job of the last attempt."""
     return max(jobs, key=lambda job: (job.attempt, job.created), default=None)
+
+
+def count_killed(jobs: Iterable[JobFacts]) -> int:
+    """How many of the last attempts in a row were killed for memory."""
+    attempts = sorted((job for job in jobs if not job.deleting), key=lambda job: job.attempt, reverse=True)
+    return len(list(takewhile(was_killed, attempts)))
+
+
+def find_obsolete(jobs: Iterable[JobFacts]) -> tuple[JobFacts, ...]:
+    """All but the last two attempts."""
+    return tuple(sorted(jobs, key=lambda job: job.attempt)[:-2])

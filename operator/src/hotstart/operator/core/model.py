@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from hotstart.engines.key import engine_name
@@ -19,7 +18,7 @@ from hotstart.exchange.names import (
     MANAGED_BY,
     ROLE_DRAINING,
 )
-from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
+from hotstart.operator.api import CompletionModel, Engine, Reason
 from hotstart.operator.api import Recipe as ApiRecipe
 from hotstart.operator.api.engine import EngineSpec
 from hotstart.operator.api.model_spec import Management
@@ -33,14 +32,17 @@ from hotstart.operator.core.accelerators import (
 )
 from hotstart.operator.core.build import GPU_LOOK_SECONDS
 from hotstart.operator.core.checkpoint import Inspection, decide_inspection
-from hotstart.operator.core.conditions import find_condition
+from hotstart.operator.core.crashes import CrashRecord, recall_crashes, record_crashes
 from hotstart.operator.core.diff import covers
+from hotstart.operator.core.engine_status import is_stored
 from hotstart.operator.core.facts import JobFacts, PodFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.job_manifests import make_inspect_job
 from hotstart.operator.core.jobs import Failure, read_failure
 from hotstart.operator.core.names import ANNOTATION_DRAINING_SINCE
-from hotstart.operator.core.pod_manifest import make_pod
+from hotstart.operator.core.pod_manifest import copy_pod, make_pod
+from hotstart.operator.core.pod_states import is_serving, silent_at
+from hotstart.operator.core.previous import copy_target
 from hotstart.operator.core.quarantine import avoided_nodes, write_quarantined_nodes
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, find_wanted_engine
 from hotstart.operator.core.revision import Images, Target, make_assignment, make_target
@@ -49,7 +51,6 @@ from hotstart.operator.core.service_manifests import make_disruption_budget, mak
 from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.window import Window
 from hotstart.operator.core.workload import (
-    CrashRecord,
     CreatePod,
     DeletePod,
     RetirePod,
@@ -57,7 +58,6 @@ from hotstart.operator.core.workload import (
     WorkloadPlan,
     WorkloadView,
     decide_workload,
-    record_crashes,
 )
 from hotstart.operator.core.writes import Apply, Create, Delete, Object, Patch, Write
 
@@ -128,7 +128,8 @@ def decide_model(view: ModelView) -> ModelPlan:
     """Writes in the order in which they are to be made; none while management is Paused."""
     progress = decide_progress(view)
     revision = "" if progress.target is None else progress.target.revision
-    record = record_crashes(view.crashes.get(revision, CrashRecord()), view.pods, revision, view.now)
+    known = recall_crashes(revision, view.model.status, view.pods, view.crashes)
+    record = record_crashes(known, view.pods, revision, view.now)
     workload = decide_workload(
         WorkloadView(
             pods=view.pods,
@@ -155,8 +156,15 @@ def decide_model(view: ModelView) -> ModelPlan:
         )
     )
     waits = [GPU_LOOK_SECONDS for pod in view.pods if explain_unschedulable(pod.trouble, view.gpus) is not None]
+    waits += [at - view.now for at in silences(view) if at > view.now]
     checks = [seconds for seconds in (progress.inspection.check_in, workload.check_in, *waits) if seconds is not None]
     return ModelPlan(progress, workload, writes, crashes, min(checks, default=None))
+
+
+def silences(view: ModelView) -> tuple[float, ...]:
+    """When each pod that does not serve is unreachable, if its agent stays silent."""
+    found = (silent_at(pod, pod.report_at) for pod in view.pods if not is_serving(pod, view.now))
+    return tuple(at for at in found if at is not None)
 
 
 def decide_progress(view: ModelView) -> Progress:
@@ -176,12 +184,6 @@ def decide_progress(view: ModelView) -> Progress:
     return Progress(inspection, checkpoint, wanted, engine, None, target_of(view, engine), True)
 
 
-def is_stored(engine: Engine) -> bool:
-    """Whether the engine stands whole in the store."""
-    ready = find_condition(engine.status.conditions, ConditionType.READY)
-    return ready is not None and ready.status is ConditionStatus.TRUE and bool(engine.status.manifest_digest)
-
-
 def target_of(view: ModelView, engine: Engine) -> Target:
     """The target that serves this engine with the spec as it stands."""
     target = make_target(
@@ -194,9 +196,9 @@ def target_of(view: ModelView, engine: Engine) -> Target:
 
 
 def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None:
-    """The previous revision, where only its engine differs from what is wanted: its pods stand, or served last.
+    """The previous revision, which is kept at its number of replicas while the new one is not ready.
 
-    Then it can be kept at its number of replicas while the new one is not ready; else its pods merely stay.
+    Its pods stand, or served last. Where more than its engine differs from what is wanted, its pods are copied.
     """
     revisions = {pod.revision for pod in view.pods if not pod.deleting and pod.role != ROLE_DRAINING}
     if view.model.status.engine is not None:
@@ -206,7 +208,8 @@ def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None
             target = target_of(view, engine)
             if target.revision in revisions:
                 return target
-    return None
+    served = "" if view.model.status.engine is None else view.model.status.engine.revision
+    return copy_target(view.pods, view.engines, served, view.now)
 
 
 def find_changed(view: ModelView) -> float:
@@ -283,17 +286,23 @@ def write_pods(view: ModelView, progress: Progress, workload: WorkloadPlan) -> t
     return tuple(write_step(view, progress, step) for step in workload.steps)
 
 
+def write_pod(view: ModelView, target: Target, *, slot: int, attempt: int) -> dict[str, Any]:
+    """One more pod of the target."""
+    model = view.model
+    if target.template is not None:
+        return copy_pod(model, target, target.template, slot=slot, attempt=attempt, now=view.now)
+    name, generation = f"{model.metadata.namespace}/{model.metadata.name}", max(1, model.metadata.generation)
+    assignment = make_assignment(model.spec, target, model=name, generation=generation)
+    return make_pod(model, target, assignment, view.images, slot=slot, attempt=attempt, now=view.now)
+
+
 def write_step(view: ModelView, progress: Progress, step: Step) -> Write:
     """One step as a write."""
-    model = view.model
     match step:
         case CreatePod(slot=slot, attempt=attempt):
             target = progress.target
             assert target is not None, "pods are created of a target"
-            name = f"{model.metadata.namespace}/{model.metadata.name}"
-            generation = max(1, model.metadata.generation)
-            assignment = make_assignment(model.spec, target, model=name, generation=generation)
-            body = make_pod(model, target, assignment, view.images, slot=slot, attempt=attempt, now=view.now)
+            body = write_pod(view, target, slot=slot, attempt=attempt)
             message = f"Created pod {body['metadata']['name']} of revision {target.revision[:8]}."
             return Create(body, Reason.POD_CREATED, message)
         case RetirePod(pod=pod, reason=reason, message=message):
@@ -306,15 +315,3 @@ def write_step(view: ModelView, progress: Progress, step: Step) -> Write:
             return Patch("Pod", pod.namespace, pod.name, change, reason, message)
         case DeletePod(pod=pod, reason=reason, message=message):
             return Delete("Pod", pod.namespace, pod.name, pod.uid, reason, message)
-
-
-def to_decision(decision: ScaleDecision, before: int, now: float) -> Decision:
-    """A scaling decision as status shows it."""
-    return Decision(
-        time=datetime.fromtimestamp(int(now), UTC),
-        from_replicas=before,
-        to_replicas=decision.replicas,
-        reason=str(decision.reason),
-        message=decision.message[:1024],
-        inputs=dict(decision.inputs),
-    )

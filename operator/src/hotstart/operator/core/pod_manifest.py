@@ -32,6 +32,7 @@ from hotstart.operator.api import CompletionModel
 from hotstart.operator.core.gpu_request import GpuRequest, make_gpu_request
 from hotstart.operator.core.names import ANNOTATION_ATTEMPT, ANNOTATION_DECIDED_AT, fit, pod_name
 from hotstart.operator.core.revision import Images, Target
+from hotstart.operator.core.writes import Object
 
 USER = 65532
 POD_SECURITY: dict[str, Any] = {
@@ -55,6 +56,8 @@ GPU_GRACE_SECONDS = 60  # Triton obeys SIGTERM only after a load; then the longe
 GPU_CPUS = 2  # a rank: one thread spins beside the GPU, one answers
 GPU_MEMORY_GIB = 8  # a rank: an engine passes through host memory piece by piece
 SHM_GIB = 1  # of Triton's Python backend, and as much again for each rank's NCCL
+#: What the scheduler or a person with a debugger gave to one pod, and what is decided anew for each.
+OF_ONE_POD = frozenset({"nodeName", "ephemeralContainers", "affinity"})
 #: Caches that libraries of NVIDIA keep in the home directory, which is read-only.
 GPU_CACHES = {"HOME": "/tmp", "CUDA_CACHE_PATH": "/tmp/cuda-cache", "TRITON_CACHE_DIR": "/tmp/triton-cache"}
 
@@ -132,15 +135,42 @@ def make_pod(
                 LABEL_SLOT: str(slot),
                 LABEL_ROLE: ROLE_SERVING,
             },
-            "annotations": {
-                ANNOTATION_ASSIGNMENT: assignment.model_dump_json(),
-                ANNOTATION_ATTEMPT: str(attempt),
-                ANNOTATION_DECIDED_AT: f"{now:.3f}",
-                "cluster-autoscaler.kubernetes.io/safe-to-evict": "true",
-            },
+            "annotations": make_annotations(assignment.model_dump_json(), attempt=attempt, now=now),
             "ownerReferences": [make_owner(model)],
         },
         "spec": {**make_pod_spec(model, images), **make_affinity(target.avoid)},
+    }
+
+
+def make_annotations(assignment: str, *, attempt: int, now: float) -> dict[str, str]:
+    """Annotations of a replica; ``assignment`` as JSON."""
+    return {
+        ANNOTATION_ASSIGNMENT: assignment,
+        ANNOTATION_ATTEMPT: str(attempt),
+        ANNOTATION_DECIDED_AT: f"{now:.3f}",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "true",
+    }
+
+
+def copy_pod(
+    model: CompletionModel, target: Target, template: Object, *, slot: int, attempt: int, now: float
+) -> dict[str, Any]:
+    """One more replica like the pod ``template``, of a revision that the spec no longer describes."""
+    meta, spec = template["metadata"], template["spec"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(model.metadata.name, target.revision, slot, attempt),
+            "namespace": model.metadata.namespace,
+            "labels": {**meta["labels"], LABEL_SLOT: str(slot), LABEL_ROLE: ROLE_SERVING},
+            "annotations": make_annotations(meta["annotations"][ANNOTATION_ASSIGNMENT], attempt=attempt, now=now),
+            "ownerReferences": [make_owner(model)],
+        },
+        "spec": {
+            **{name: value for name, value in spec.items() if name not in OF_ONE_POD},
+            **make_affinity(target.avoid),
+        },
     }
 
 

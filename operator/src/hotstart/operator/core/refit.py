@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hotstart.operator.api import ConditionStatus, ConditionType, Engine
+from hotstart.operator.api import Engine
 from hotstart.operator.api.model_spec import Rebuild
-from hotstart.operator.core.conditions import find_condition
+from hotstart.operator.core.engine_status import is_stored
 
 PLAN_PREFIX = "refit-"  # files of an engine with it are its plan without weights
 
@@ -23,7 +23,7 @@ def find_base(engine: Engine, engines: Iterable[Engine]) -> Engine | None:
         for other in engines
         if other.spec.recipe == engine.spec.recipe
         and other.spec.checkpoint_digest != engine.spec.checkpoint_digest
-        and stands(other)
+        and is_stored(other)
     ]
     return max(bases, key=age_of, default=None)
 
@@ -32,9 +32,3 @@ def age_of(engine: Engine) -> tuple[float, str]:
     """When it was built, and its name where that is not known or the same."""
     built = engine.status.built_at
     return (0.0 if built is None else built.timestamp(), engine.metadata.name)
-
-
-def stands(engine: Engine) -> bool:
-    """Whether the engine stands whole in the store."""
-    ready = find_condition(engine.status.conditions, ConditionType.READY)
-    return ready is not None and ready.status is ConditionStatus.TRUE and bool(engine.status.manifest_digest)

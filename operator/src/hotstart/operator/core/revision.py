@@ -6,13 +6,14 @@ or a new form of the manifest replaces no pod.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hotstart.exchange.messages import PodAssignment
 from hotstart.operator.api import CompletionModelSpec
 from hotstart.operator.api.model_spec import Runtime
 from hotstart.operator.core.names import digest_of
 from hotstart.operator.core.recipe import make_serving_options
+from hotstart.operator.core.writes import Object
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Target:
     engine_name: str
     manifest_sha256: str
     avoid: tuple[str, ...] = ()  # nodes on which the engine failed its verification
+    template: Object | None = field(default=None, compare=False)  # a pod to copy, where the spec describes no such one
 
 
 def make_revision(spec: CompletionModelSpec, engine_key: str, manifest_sha256: str) -> str:

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from hotstart.exchange.messages import Endpoint, ModelRoute
 from hotstart.exchange.names import PORT_TRITON_GRPC, ROLE_DRAINING
-from hotstart.operator.api import CompletionModel
+from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType
+from hotstart.operator.api.model_spec import Management
+from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.facts import PodFacts
-from hotstart.operator.core.workload import has_failed, is_serving
+from hotstart.operator.core.pod_states import has_failed, is_serving
+from hotstart.operator.core.scale import is_external
 
 
 def make_route(
@@ -33,7 +36,7 @@ def make_route(
     return ModelRoute(
         model=f"{model.metadata.namespace}/{model.metadata.name}",
         endpoints=endpoints,
-        coming=coming or (spec.replicas > 0 and not endpoints and reason == ""),
+        coming=coming or (spec.replicas > 0 and not endpoints and reason == "") or wakes_up(model, now),
         unavailable_reason="" if endpoints else reason,
         slo_ms=spec.slo.latency.milliseconds,
         max_new_tokens=spec.serving.max_new_tokens,
@@ -42,6 +45,18 @@ def make_route(
         hold=spec.serving.hold_requests.seconds,
         created=created,
     )
+
+
+def wakes_up(model: CompletionModel, now: float) -> bool:
+    """Whether a model without replicas gets one as soon as a request waits for it: then requests are to wait.
+
+    What waits is demand, and what is refused at once is not: a model at 0 would stay there for ever.
+    """
+    spec, override = model.spec, model.spec.scaling.override
+    engine = find_condition(model.status.conditions, ConditionType.ENGINE_READY)
+    held = override is not None and now < override.until.timestamp()
+    scales = not is_external(spec) and spec.management is not Management.PAUSED and not held
+    return spec.replicas == 0 and scales and engine is not None and engine.status is ConditionStatus.TRUE
 
 
 def bracket(ip: str) -> str:

@@ -42,12 +42,16 @@ class ScaleState:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The replicas: ``current`` is spec.replicas; ``ready`` serve; ``coming`` are on their way."""
+    """The replicas: ``current`` is spec.replicas; ``ready`` serve; ``coming`` are on their way.
+
+    ``silent_routers`` stand and have not reported lately: what they send to the replicas is not known.
+    """
 
     current: int
     ready: int
     coming: int
     rolling_out: bool = False
+    silent_routers: int = 0
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,16 @@ def demand_above(view: ScaleView) -> ScaleDecision | None:
     return view.decide(view.wanted, reason, message)
 
 
+def router_silent(view: ScaleView) -> ScaleDecision | None:
+    """What a silent router sends is missing from demand and latency alike: they are lower bounds."""
+    silent = view.fleet.silent_routers
+    if not silent:
+        return None
+    who = "A router has" if silent == 1 else f"{silent} routers have"
+    text = f"{who} not reported lately: replicas are added where the others ask for them, and none is taken away."
+    return view.decide(view.fleet.current, Reason.HOLD_ROUTER_SILENT, text)
+
+
 def latency_above(view: ScaleView) -> ScaleDecision | None:
     """One replica more where the percentile breaks the SLO, enough samples say so, and the replicas are busy.
 
@@ -230,6 +244,7 @@ POLICIES: tuple[Callable[[ScaleView], ScaleDecision | None], ...] = (
     above_maximum,
     no_data,
     demand_above,
+    router_silent,
     latency_above,
     demand_below,
     at_target,
@@ -260,7 +275,8 @@ def decide_scale(
     demand = measure_demand(window, spec.slo.percentile, now)
     scaling, fresh = spec.scaling, window.is_fresh(now)
     wanted = min(scaling.max_replicas, max(scaling.min_replicas, unbounded_want(demand, capacity)))
-    since = (state.since if state.since is not None else now) if fresh else None
+    whole = fresh and not fleet.silent_routers  # only then is low demand known to be low
+    since = (state.since if state.since is not None else now) if whole else None
     wants = remember(state.wants, wanted, scaling.scale_down_stabilization.seconds, now) if fresh else {}
     state = replace(state, since=since, wants=wants)
     view = ScaleView(spec, capacity, fleet, demand, fresh, wanted, state, now)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
+from datetime import UTC, datetime
 from typing import Any
 
 from hotstart.operator.api import (
+    CompletionModel,
     CompletionModelStatus,
     ConditionType,
     Duration,
     Engine,
 )
 from hotstart.operator.api.engine import ProfileStatus
-from hotstart.operator.api.status import EngineReference, LatencyStatus
+from hotstart.operator.api.status import Decision, EngineReference, LatencyStatus
 from hotstart.operator.core.capacity import decide_capacity
 from hotstart.operator.core.cold_start import measure_cold_start
 from hotstart.operator.core.conditions import Verdict, failed_verdict, make_conditions, ready_verdict
+from hotstart.operator.core.crashes import CrashRecord
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.model import ModelPlan, ModelView
 from hotstart.operator.core.plan import UNFINISHED, PlanView, make_plan
+from hotstart.operator.core.pod_states import is_serving
+from hotstart.operator.core.scale import ScaleDecision
 from hotstart.operator.core.service_manifests import selector_text
+from hotstart.operator.core.status_size import bound_status
 from hotstart.operator.core.verdicts import (
+    RouterFacts,
     judge_attainable,
     judge_endpoint,
     judge_engine,
@@ -32,15 +38,10 @@ from hotstart.operator.core.verdicts import (
     judge_workload,
     step,
 )
-from hotstart.operator.core.window import Latency, measure_latency
-from hotstart.operator.core.workload import CrashRecord, is_serving
+from hotstart.operator.core.window import Latency, Window, measure_latency
 
-STATUS_LIMIT = 4096  # bytes of JSON
 LATENCY_WINDOW_SECONDS = 60
 WRITE_EVERY_SECONDS = 30.0
-SHORT_PLAN = 300  # characters of the plan where even that does not do
-SHORT_MESSAGE = 200  # characters of each message once the status is over its limit
-SHORTEST_MESSAGE = 80  # and where nothing else is left to cut
 
 #: Conditions whose message follows the traffic: a new message alone is no reason to write.
 VOLATILE = frozenset({ConditionType.SLO_MET, ConditionType.SCALING_ACTIVE})
@@ -103,6 +104,9 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
     workload = judge_workload(model, live, record, progress.target, view.now, view.gpus)
     if plan.refusal is not None and workload.holds is not True:
         workload = failed_verdict(ConditionType.WORKLOAD_READY, plan.refusal)
+    health = judge_health(record, progress.target)
+    if plan.refusal is not None and health.holds is not True:
+        health = Verdict(ConditionType.DEGRADED, True, plan.refusal.reason, plan.refusal.message)
     endpoint = judge_endpoint(model, serving, view.routers)
     desired = progress.target if progress.desired else None
     parts = (engine, workload, endpoint)
@@ -114,7 +118,7 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
         judge_scaling(model, view.decision),
         judge_metrics(view.window, view.routers, view.now),
         judge_progress(model, engine, workload, live, desired),
-        judge_health(record, progress.target),
+        health,
     )
 
 
@@ -165,43 +169,24 @@ def count_builds(view: ModelView) -> int:
     return sum(engine.status.attempts for engine in view.engines if engine.metadata.name in view.requested)
 
 
-def size_of(status: CompletionModelStatus) -> int:
-    """Bytes of the status as compact JSON."""
-    return len(json.dumps(status.to_api(), separators=(",", ":")).encode())
+def to_decision(decision: ScaleDecision, before: int, now: float) -> Decision:
+    """A scaling decision as status shows it."""
+    return Decision(
+        time=datetime.fromtimestamp(int(now), UTC),
+        from_replicas=before,
+        to_replicas=decision.replicas,
+        reason=str(decision.reason),
+        message=decision.message[:1024],
+        inputs=dict(decision.inputs),
+    )
 
 
-def bound_status(status: CompletionModelStatus) -> CompletionModelStatus:
-    """The status in at most 4 KiB: inputs of old decisions go first, then long messages, then old decisions.
-
-    The plan, which is said once, is cut last.
-    """
-    decisions = list(status.decisions)
-    for index in range(len(decisions) - 1, 0, -1):
-        if size_of(status) <= STATUS_LIMIT:
-            return status
-        decisions[index] = decisions[index].model_copy(update={"inputs": {}})
-        status = status.model_copy(update={"decisions": tuple(decisions)})
-    for index in range(len(decisions) - 1, 0, -1):
-        if size_of(status) <= STATUS_LIMIT:
-            return status
-        decisions[index] = decisions[index].model_copy(update={"message": ""})
-        status = status.model_copy(update={"decisions": tuple(decisions)})
-    if size_of(status) > STATUS_LIMIT:
-        status = shorten_messages(status, SHORT_MESSAGE)
-        decisions = list(status.decisions)
-    while size_of(status) > STATUS_LIMIT and len(decisions) > 1:
-        decisions.pop()
-        status = status.model_copy(update={"decisions": tuple(decisions)})
-    if size_of(status) > STATUS_LIMIT:
-        status = status.model_copy(update={"plan": f"{status.plan[: SHORT_PLAN - 3]}..."})
-    return status if size_of(status) <= STATUS_LIMIT else shorten_messages(status, SHORTEST_MESSAGE)
-
-
-def shorten_messages(status: CompletionModelStatus, limit: int) -> CompletionModelStatus:
-    """The status with at most ``limit`` characters in the message of each condition and decision."""
-    short = tuple(c.model_copy(update={"message": c.message[:limit]}) for c in status.conditions)
-    decisions = tuple(d.model_copy(update={"message": d.message[:limit]}) for d in status.decisions)
-    return status.model_copy(update={"conditions": short, "decisions": decisions})
+def is_outdated(model: CompletionModel, window: Window, routers: RouterFacts, now: float) -> bool:
+    """Whether a condition that follows the traffic stands otherwise than the last seconds say."""
+    latency = measure_latency(window.last(LATENCY_WINDOW_SECONDS, now), model.spec.slo.percentile)
+    verdicts = (judge_slo(model, latency), judge_metrics(window, routers, now))
+    standing = {condition.type: condition.reason for condition in model.status.conditions}
+    return any(standing.get(verdict.type) != verdict.reason for verdict in verdicts)
 
 
 def is_due(old: CompletionModelStatus, new: CompletionModelStatus, *, since: float) -> bool:

@@ -10,14 +10,15 @@ from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.accelerators import GpuVerdict, explain_unschedulable
 from hotstart.operator.core.capacity import Capacity
 from hotstart.operator.core.conditions import Verdict, failed_verdict, find_condition
+from hotstart.operator.core.crashes import CRASHES_THAT_STOP, CrashRecord, describe_stop, read_crash
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.jobs import Failure, read_trouble
+from hotstart.operator.core.pod_states import describe_silence, has_failed, is_serving, is_silent
 from hotstart.operator.core.quarantine import describe_nodes
 from hotstart.operator.core.recipe import WantedEngine
 from hotstart.operator.core.revision import Target
 from hotstart.operator.core.scale import ScaleDecision, is_external
 from hotstart.operator.core.window import Latency, Window
-from hotstart.operator.core.workload import CRASHES_THAT_STOP, CrashRecord, has_failed, is_serving, read_crash
 
 #: What stays as it is until somebody changes the spec.
 STUCK = frozenset({Reason.RUNTIME_NOT_AVAILABLE, Reason.DOES_NOT_FIT, Reason.UNSUPPORTED_RECIPE})
@@ -30,6 +31,11 @@ class RouterFacts:
     total: int = 0
     heard: int = 0
     up_to_date: bool = False
+
+    @property
+    def silent(self) -> int:
+        """How many do not answer."""
+        return self.total - self.heard
 
 
 def judge_engine(
@@ -88,7 +94,8 @@ def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float, gpu
         if pod.trouble is not None and not is_serving(pod, now):
             waits = explain_unschedulable(pod.trouble, gpus)
             return waits or read_trouble(pod.trouble, secret="", what=f"pod {pod.name}")
-    return None
+    silent = (pod for pod in pods if not is_serving(pod, now) and is_silent(pod, pod.report_at, now))
+    return next((describe_silence("The agent", pod) for pod in silent), None)
 
 
 def judge_endpoint(model: CompletionModel, serving: int, routers: RouterFacts) -> Verdict:
@@ -139,6 +146,9 @@ def step(milliseconds: float) -> int:
 def judge_metrics(window: Window, routers: RouterFacts, now: float) -> Verdict:
     """MetricsAvailable: routers report."""
     kind = ConditionType.METRICS_AVAILABLE
+    if window.is_fresh(now) and routers.silent:
+        text = f"{routers.silent} of {routers.total} routers do not report: no replica is taken away meanwhile."
+        return Verdict(kind, False, Reason.METRICS_STALE, text)
     if window.is_fresh(now):
         return Verdict(kind, True, Reason.METRICS_FRESH, "Routers report each second.")
     if window.heard is None:
@@ -189,8 +199,4 @@ def judge_health(crashes: CrashRecord, target: Target | None) -> Verdict:
         if target is not None and nodes:
             return Verdict(kind, True, Reason.ENGINE_QUARANTINED, describe_nodes(target.engine_name, nodes))
         return Verdict(kind, False, Reason.HEALTHY, "")
-    message = (
-        f"Revision {target.revision[:8]} is stopped after {crashes.count} crashes, other revisions serve on: "
-        f"{crashes.message}. One pod is tried again every 5 min; change the spec to try at once."
-    )
-    return Verdict(kind, True, Reason.REVISION_STOPPED, message)
+    return Verdict(kind, True, Reason.REVISION_STOPPED, describe_stop(crashes, target.revision))

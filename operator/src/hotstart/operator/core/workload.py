@@ -7,33 +7,18 @@ functions in an ordered tuple; each adds steps and says which pods it has dispos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from hotstart.exchange.messages import PodState
 from hotstart.exchange.names import ROLE_DRAINING
 from hotstart.operator.api import Reason
 from hotstart.operator.core.backoff import POD_CRASH, STOPPED_RETRY_SECONDS
+from hotstart.operator.core.crashes import CRASHES_THAT_STOP, CrashRecord, read_crash
 from hotstart.operator.core.facts import PodFacts
+from hotstart.operator.core.pod_states import gives_up_at, has_failed, is_serving
 from hotstart.operator.core.revision import Target
 
-CRASHES_THAT_STOP = 3
 DRAIN_LIMIT_SECONDS = 60.0
-AGENT_RETRY_SECONDS = 60.0  # a retryable failure that the agent reports may pass for so long before its pod is replaced
-
-
-@dataclass(frozen=True)
-class CrashRecord:
-    """Crashes of one revision in this operator's memory. ``seen`` are those of each pod by UID, counted or not.
-
-    ``count`` is since a pod of the revision last became ready; ``message`` is what the last one said.
-    """
-
-    seen: Mapping[str, int] = field(default_factory=dict)
-    count: int = 0
-    last_at: float = 0.0
-    reason: str = ""
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,56 +71,6 @@ class WorkloadPlan:
     steps: tuple[Step, ...] = ()
     check_in: float | None = None
     stopped: bool = False
-
-
-def is_serving(pod: PodFacts, now: float) -> bool:
-    """Whether the pod takes requests: by its agent's fresh word, else by the kubelet's."""
-    if pod.deleting or pod.role == ROLE_DRAINING or not pod.ip or pod.phase != "Running":
-        return False
-    if pod.is_fresh(now) and pod.report is not None:
-        return pod.report.state is PodState.READY
-    return pod.ready
-
-
-def has_failed(pod: PodFacts, now: float) -> bool:
-    """Whether the pod will not serve: ended, or its agent gave up on it."""
-    if pod.phase in ("Failed", "Succeeded"):
-        return True
-    report = pod.report
-    if report is None or report.state is not PodState.FAILED or report.failure is None:
-        return False
-    if not report.failure.retryable:
-        return True
-    return pod.ready_at is None and now - pod.created > AGENT_RETRY_SECONDS
-
-
-def record_crashes(old: CrashRecord, pods: tuple[PodFacts, ...], revision: str, now: float) -> CrashRecord:
-    """The record with what the revision's pods show now; a pod that became ready since wipes the count.
-
-    Restarts of a pod that serves are no crashes of the revision: it can serve.
-    """
-    own = [pod for pod in pods if pod.revision == revision and not pod.deleting]
-    seen, count, last_at, reason, message = dict(old.seen), old.count, old.last_at, old.reason, old.message
-    for pod in own:
-        crashes = pod.restarts + (1 if has_failed(pod, now) else 0)
-        if crashes > seen.get(pod.uid, 0) and not is_serving(pod, now):
-            count, last_at = count + crashes - seen.get(pod.uid, 0), now
-            reason, message = read_crash(pod)
-        seen[pod.uid] = max(crashes, seen.get(pod.uid, 0))
-    if any(is_serving(pod, now) and pod.ready_at is not None and pod.ready_at > last_at for pod in own):
-        return CrashRecord(seen)
-    return CrashRecord(seen, count, last_at, reason, message)
-
-
-def read_crash(pod: PodFacts) -> tuple[str, str]:
-    """Why the pod crashed, in its agent's words or in the last lines of its container."""
-    if pod.report is not None and pod.report.failure is not None:
-        return pod.report.failure.reason, pod.report.failure.message
-    if pod.exit is not None:
-        tail = " | ".join(pod.exit.message.splitlines()[-3:])[-400:]
-        said = f"container {pod.exit.container} ended with code {pod.exit.code} ({pod.exit.reason or 'Error'})"
-        return Reason.PODS_CRASHING, f"{said}: {tail}" if tail else said
-    return Reason.PODS_CRASHING, f"pod {pod.name} ended in phase {pod.phase}"
 
 
 @dataclass(frozen=True)
@@ -199,6 +134,8 @@ def failed_pods(draft: Draft) -> Draft:
     stopped = is_stopped(draft.view)
     for pod in draft.pods:
         if not has_failed(pod, draft.view.now):
+            given_up = gives_up_at(pod)
+            draft = draft if given_up is None else draft.look_in(given_up - draft.view.now)
             continue
         reason, message = read_crash(pod)
         if stopped and draft.is_current(pod) and not retry_is_due(draft.view):

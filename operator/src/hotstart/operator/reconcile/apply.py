@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from hotstart.operator.core.errors import Conflict
+from hotstart.operator.core.errors import Conflict, HotstartError
 from hotstart.operator.core.writes import Apply, Create, Delete, Patch, Write
 from hotstart.operator.reconcile.observed import Observed
 from hotstart.operator.reconcile.ports import Cluster
@@ -13,13 +14,29 @@ from hotstart.operator.reconcile.ports import Cluster
 log = logging.getLogger(__name__)
 
 
-async def apply_writes(cluster: Cluster, observed: Observed, writes: Iterable[Write]) -> tuple[Write, ...]:
-    """Makes the writes in their order; returns those that changed something.
+@dataclass(frozen=True)
+class Applied:
+    """The writes that changed something, and why the one after them failed."""
 
-    Raises:
-        HotstartError: the first write that failed; those before it stand.
-    """
-    return tuple([write for write in writes if await apply_write(cluster, observed, write)])
+    done: tuple[Write, ...] = ()
+    failure: HotstartError | None = None
+
+    @property
+    def refusal(self) -> HotstartError | None:
+        """The failure, where it is to be said: what merely changed meanwhile is gathered again."""
+        return None if isinstance(self.failure, Conflict) else self.failure
+
+
+async def apply_writes(cluster: Cluster, observed: Observed, writes: Iterable[Write]) -> Applied:
+    """Makes the writes in their order, until one fails; those before it stand, and are told of."""
+    done: list[Write] = []
+    for write in writes:
+        try:
+            if await apply_write(cluster, observed, write):
+                done.append(write)
+        except HotstartError as error:
+            return Applied(tuple(done), error)
+    return Applied(tuple(done))
 
 
 async def apply_write(cluster: Cluster, observed: Observed, write: Write) -> bool:

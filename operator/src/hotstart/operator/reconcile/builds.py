@@ -16,15 +16,15 @@ from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, En
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
 from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
-from hotstart.operator.core.facts import make_pod_facts
+from hotstart.operator.core.facts import PodFacts, make_pod_facts
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.refit import PLAN_PREFIX, find_base
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
-from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.memory import HeardBuild, Memory
 from hotstart.operator.reconcile.model import gather_engines
 from hotstart.operator.reconcile.observed import Key, Observed
-from hotstart.operator.reconcile.ports import Agents, Cluster, Store, Upload
+from hotstart.operator.reconcile.ports import Agents, Clock, Cluster, Store, Upload
 from hotstart.operator.reconcile.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class BuildServer:
     cluster: Cluster
     store: Store
     agents: Agents
+    clock: Clock
     observed: Observed
     memory: Memory
     queue: WorkQueue
@@ -49,12 +50,15 @@ class BuildServer:
         facts = make_pod_facts(pod)
         name = pod["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
         raw = self.observed.get("Engine", facts.namespace, name)
-        if raw is None or not facts.ip or facts.phase != "Running":
+        if not facts.ip or facts.phase != "Running":
+            return
+        if facts.deleting:  # nobody wants what it builds, and its GPU is somebody else's
+            await self.agents.ask_builder(make_address(facts), facts.uid, BuildRequest(cancel=True))
+        if facts.deleting or raw is None:
             return
         for _ in range(ROUNDS):
             request = self._requests.pop(facts.uid, BuildRequest())
-            address = f"{bracket(facts.ip)}:{PORT_AGENT}"
-            report = await self.agents.ask_builder(address, facts.uid, request)
+            report = await self.agents.ask_builder(make_address(facts), facts.uid, request)
             if report is None:
                 return
             self._note(Key("Engine", facts.namespace, name), report)
@@ -74,12 +78,17 @@ class BuildServer:
                 self.memory.published.add((facts.namespace, name))
                 self.queue.add(Key("Engine", facts.namespace, name))
 
+    def forget(self, standing: set[str]) -> None:
+        """What was to be said to builders that are gone."""
+        for uid in [uid for uid in self._requests if uid not in standing]:
+            del self._requests[uid]
+
     def _note(self, key: Key, report: BuildReport) -> None:
         """Remembers the report; progress that people can see wakes the Engine's reconcile."""
         place = (key.namespace, key.name)
         last = self.memory.builds.get(place)
-        self.memory.builds[place] = report
-        if last is None or (last.phase, last.percent) != (report.phase, report.percent):
+        self.memory.builds[place] = HeardBuild(report, self.clock.now())
+        if last is None or shown(last.report) != shown(report):
             self.queue.add(key)
 
     def _note_failure(self, key: Key, error: Exception | None) -> None:
@@ -164,6 +173,16 @@ class BuildServer:
             await self.store.complete_upload(Upload(prefix + file.path, file.upload_id, file.etags, file.size))
         await self.store.put_manifest(prefix, report.manifest)
         log.info("engine published key=%s files=%d bytes=%d", key[:12], len(manifest.files), manifest.size)
+
+
+def make_address(pod: PodFacts) -> str:
+    """Where a builder is asked."""
+    return f"{bracket(pod.ip)}:{PORT_AGENT}"
+
+
+def shown(report: BuildReport) -> tuple[str, BuildPhase, int]:
+    """What people can see of a report."""
+    return report.pod_uid, report.phase, report.percent
 
 
 def check_files(manifest: Manifest, report: BuildReport) -> None:

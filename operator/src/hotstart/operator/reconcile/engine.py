@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hotstart.engines.manifest import BadManifest, engine_prefix, parse_manifest
 from hotstart.exchange.messages import BuildPhase, ServingOptions
 from hotstart.operator.api import CompletionModel, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Checkpoint, Management
-from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine, judge_nodes
+from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine, say_held_up
 from hotstart.operator.core.calibrator import replica_limits, with_calibrator
 from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import diff_merge
+from hotstart.operator.core.engine_status import is_stored, judge_nodes
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.job_manifests import make_build_job
 from hotstart.operator.core.jobs import Failure
-from hotstart.operator.core.model import is_stored
 from hotstart.operator.core.quarantine import Quarantine, parse_quarantine
 from hotstart.operator.core.recipe import find_wanted_engine, make_serving_options
 from hotstart.operator.core.revision import Images
 from hotstart.operator.core.writes import Create, Delete, Write
-from hotstart.operator.reconcile.apply import apply_writes
+from hotstart.operator.reconcile.apply import Applied, apply_writes
 from hotstart.operator.reconcile.gpus import gather_gpus
 from hotstart.operator.reconcile.memory import Memory
-from hotstart.operator.reconcile.model import gather_build_jobs
+from hotstart.operator.reconcile.model import describe_refusal, gather_build_jobs
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Clock, Cluster, Events, Store
 from pydantic import ValidationError
@@ -59,12 +59,16 @@ class EngineReconciler:
     observed: Observed
     memory: Memory
     images: Images
-    _checked: dict[str, float] = field(default_factory=dict)  # by UID: when the store was last asked
+    _unwanted: dict[Key, float] = field(default_factory=dict)  # since when no model wants the engine
+    _checked: dict[Key, tuple[str, float]] = field(default_factory=dict)  # UID, and when it was last seen in the store
 
     async def reconcile(self, key: Key) -> float | None:
         """Brings the engine nearer to standing in the store; returns the seconds until another look is due."""
         raw = self.observed.get("Engine", key.namespace, key.name)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
+            self._checked.pop(key, None)
+            self._unwanted.pop(key, None)
+            self.memory.forget_build(key.namespace, key.name)
             return None
         try:
             engine = Engine.from_api(raw)
@@ -72,30 +76,48 @@ class EngineReconciler:
             log.warning("engine unreadable key=%s error=%s", key, error)
             return None
         now = self.clock.now()
-        checked = self._checked.get(engine.metadata.uid, -RECHECK_SECONDS)
-        if is_stored(engine) and tells_nodes(engine) and now - checked < RECHECK_SECONDS:
+        uid, checked = self._checked.get(key, ("", 0.0))
+        fresh = uid == engine.metadata.uid and now - checked < RECHECK_SECONDS
+        if is_stored(engine) and tells_nodes(engine) and fresh:
             return None
         wanting = find_wanting(self.observed, engine)
-        view = await self._gather(engine, wanting)  # 1
+        view = replace(await self._gather(engine, wanting), unwanted_since=self._note_wanting(key, wanting))  # 1
+        if view.stored is not None:
+            self._checked[key] = (engine.metadata.uid, now)
+            self.memory.forget_build(key.namespace, key.name)
         plan = decide_engine(view, now)  # 2
         writes = make_writes(engine, wanting, plan, self.images)
-        failure: HotstartError | None = None
-        done: tuple[Write, ...] = ()
-        try:
-            await self._leave_marker(engine, plan)  # 3
-            done = await apply_writes(self.cluster, self.observed, writes)
-        except HotstartError as error:
-            failure = error
-        await self._report(engine, raw, plan, done)  # 4
-        if failure is not None:
-            raise failure
+        applied = await self._apply(engine, plan, writes)  # 3
+        if applied.refusal is not None and view.stored is None and not isinstance(applied.refusal, StoreFailed):
+            plan = replace(plan, status=say_held_up(view, describe_refusal(applied.refusal, Reason.BUILD_FAILED), now))
+        await self._report(engine, raw, plan, applied.done)  # 4
+        if applied.failure is not None:
+            raise applied.failure
         return plan.check_in
+
+    def _note_wanting(self, key: Key, wanting: Wanting | None) -> float | None:
+        """Since when no model wants the engine; None where one does."""
+        if wanting is None:
+            return self._unwanted.setdefault(key, self.clock.now())
+        self._unwanted.pop(key, None)
+        return None
+
+    async def _apply(self, engine: Engine, plan: EnginePlan, writes: tuple[Write, ...]) -> Applied:
+        """The marker before anything that takes the evidence for it away, then the writes."""
+        try:
+            await self._leave_marker(engine, plan)
+        except HotstartError as error:
+            return Applied(failure=error)
+        return await apply_writes(self.cluster, self.observed, writes)
 
     async def _gather(self, engine: Engine, wanting: Wanting | None) -> EngineView:
         namespace, name = engine.metadata.namespace, engine.metadata.name
         jobs = gather_build_jobs(self.observed, namespace, name)
-        report = self.memory.builds.get((namespace, name))
-        running = any(job.pod is not None and job.pod.phase == "Running" for job in jobs if not job.deleting)
+        pods = [job.pod for job in jobs if job.pod is not None and job.pod.phase == "Running" and not job.deleting]
+        heard = self.memory.builds.get((namespace, name))
+        if heard is not None and heard.report.pod_uid not in {pod.uid for pod in pods}:
+            heard = None  # of an attempt before
+        running, report = bool(pods), None if heard is None else heard.report
         uploaded = (namespace, name) in self.memory.published
         stored, failure, quarantine = None, None, None
         if uploaded or not running or report is None or report.phase is BuildPhase.UPLOADED:
@@ -107,7 +129,8 @@ class EngineReconciler:
             jobs=jobs,
             stored=stored,
             store_failure=failure,
-            report=report if running else None,
+            report=report,
+            heard_at=None if heard is None else heard.at,
             wanted=wanting is not None,
             secret="" if wanting is None else wanting.checkpoint.secret_name or "",
             quarantine=quarantine,
@@ -128,7 +151,6 @@ class EngineReconciler:
             text = await self.store.get_manifest(prefix)
             if text is None:
                 return None, None
-            self._checked[engine.metadata.uid] = self.clock.now()
             return StoredEngine(parse_manifest(text, key=key), text, f"{self.store.location}{prefix}"), None
         except StoreFailed as error:
             return None, Failure(error.reason, f"The engine store does not serve: {error}", True)
@@ -154,8 +176,9 @@ class EngineReconciler:
 
     async def _report(self, engine: Engine, raw: dict[str, Any], plan: EnginePlan, done: tuple[Write, ...]) -> None:
         patch = diff_merge(raw.get("status", {}), plan.status.to_api())
-        notes = [EventNote(False, w.reason, w.message) for w in done if isinstance(w, Create) and w.message]
-        notes += note_changes(engine.status.conditions, plan.status.conditions)
+        made = [EventNote(False, w.reason, w.message) for w in done if isinstance(w, Create) and w.message]
+        await self.events.send(raw, made, self.clock.now())
+        notes = note_changes(engine.status.conditions, plan.status.conditions)
         if patch:
             meta = engine.metadata
             changed = await self.cluster.patch_status("Engine", meta.namespace, meta.name, {"status": patch})

@@ -29,11 +29,11 @@ from hotstart.exchange.names import (
     ROLE_DRAINING,
 )
 from hotstart.operator.core.errors import HotstartError
-from hotstart.operator.core.facts import PodFacts, make_pod_facts, owner_of
+from hotstart.operator.core.facts import FRESH_SECONDS, PodFacts, make_pod_facts, owner_of
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.builds import BuildServer
 from hotstart.operator.reconcile.engine import namespace_uid
-from hotstart.operator.reconcile.memory import Heard, Memory
+from hotstart.operator.reconcile.memory import Heard, Memory, hear
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Agents, Clock, Cluster, Store
 from hotstart.operator.reconcile.routing import Routing
@@ -64,6 +64,7 @@ class Exchange:
     _manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     _files: dict[tuple[str, str], tuple[float, tuple[EngineFile, ...]]] = field(default_factory=dict)
     _background: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+    _asked: set[str] = field(default_factory=set)  # what was waited for since the last whole turn, by name
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def turn(self, *, quick: bool = False) -> None:
@@ -80,6 +81,8 @@ class Exchange:
             *(self._patiently(f"build {p['metadata']['uid']}", partial(self.builds.serve, p)) for p in builders),
         )
         self._forget({pod["metadata"]["uid"] for pod in pods})
+        if not quick:
+            self._forget_work()
         self.routing.make_routes(serving)
         routers = [router for router in self.routing.routers if not quick or self.routing.lags(router)]
         await asyncio.gather(*(self._gated(self.routing.ask(router)) for router in routers))
@@ -102,6 +105,7 @@ class Exchange:
 
         A slow store must not keep the other agents waiting. What goes on is asked for again in the next turn.
         """
+        self._asked.add(name)
         task = self._background.get(name)
         if task is None:
             task = self._background[name] = asyncio.create_task(make(), name=name)
@@ -136,8 +140,9 @@ class Exchange:
         report = await self.agents.ask_pod(f"{bracket(facts.ip)}:{PORT_AGENT}", facts.uid, request)
         if report is None:
             return
-        self.memory.reports[facts.uid] = Heard(report, self.clock.now())
-        if heard is None or is_news(heard.report, report) or facts.role == ROLE_DRAINING:
+        self.memory.reports[facts.uid] = hear(heard, report, self.clock.now())
+        stale = heard is None or self.clock.now() - heard.at > FRESH_SECONDS
+        if stale or heard is None or is_news(heard.report, report) or facts.role == ROLE_DRAINING:
             self._wake(pod)
 
     def _wake(self, pod: dict[str, Any]) -> None:
@@ -191,6 +196,19 @@ class Exchange:
         for uid in [uid for uid in self.memory.reports if uid not in standing]:
             del self.memory.reports[uid]
         self.routing.forget(standing)
+        self.builds.forget(standing)
+
+    def _forget_work(self) -> None:
+        """What was made or begun for pods that want it no longer."""
+        for name in [name for name, task in self._background.items() if task.done() and name not in self._asked]:
+            log.debug("nobody waits any longer work=%s failed=%s", name, self._background.pop(name).exception())
+        self._asked.clear()
+        now = self.clock.now()
+        for place in [place for place, (made, _) in self._files.items() if now - made >= URLS_LIVE_SECONDS]:
+            del self._files[place]
+        keys = {place[1] for place in self._files}
+        for key in [key for key in self._manifests if key[0] not in keys]:
+            del self._manifests[key]
 
 
 def has_files(report: PodReport, key: str) -> bool:

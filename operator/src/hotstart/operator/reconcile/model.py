@@ -11,7 +11,7 @@ from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionTyp
 from hotstart.operator.core.capacity import Capacity, decide_capacity
 from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import diff_merge
-from hotstart.operator.core.errors import Forbidden, HotstartError, Refused
+from hotstart.operator.core.errors import Forbidden, HotstartError
 from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.facts import JobFacts, PodFacts, make_job_facts, make_pod_facts
 from hotstart.operator.core.gpu_fleet import GpuFleet
@@ -20,9 +20,8 @@ from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.model import ANNOTATION_REQUESTED_BY, ModelPlan, ModelView, decide_model
 from hotstart.operator.core.revision import Images
 from hotstart.operator.core.status import is_due, make_status
-from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.writes import Apply, Create, Delete, Patch, Write
-from hotstart.operator.reconcile.apply import apply_writes
+from hotstart.operator.reconcile.apply import Applied, apply_writes
 from hotstart.operator.reconcile.gpus import gather_gpus
 from hotstart.operator.reconcile.memory import Heard, Memory
 from hotstart.operator.reconcile.observed import Key, Observed
@@ -59,19 +58,12 @@ class ModelReconciler:
         view = self._gather(model, raw, fleet)  # 1
         plan = decide_model(view)  # 2
         self._remember(model, plan)
-        failure: HotstartError | None = None
-        done: tuple[Write, ...] = ()
-        try:
-            done = await apply_writes(self.cluster, self.observed, plan.writes)  # 3
-        except (Forbidden, Refused) as error:
-            failure = error
+        applied = await apply_writes(self.cluster, self.observed, plan.writes)  # 3
         view = self._gather(model, raw, fleet)
-        await self._report(view, plan, raw, done, failure)  # 4
-        if failure is not None:
-            raise failure
-        if done:
-            return 0.0 if needs_another_look(done) else plan.check_in
-        return plan.check_in
+        await self._report(view, plan, raw, applied)  # 4
+        if applied.failure is not None:
+            raise applied.failure
+        return 0.0 if needs_another_look(applied.done) else plan.check_in
 
     async def _gather_gpus(self, model: CompletionModel) -> GpuFleet | None:
         """The GPUs of the cluster, where a model needs some and is not as it should be."""
@@ -116,7 +108,7 @@ class ModelReconciler:
                 if node.get("spec", {}).get("unschedulable")
             ),
             out_of_routes=frozenset(self.memory.out_of_routes),
-            routers=self.memory.routers.get((namespace, name), RouterFacts(total=self.memory.router_total)),
+            routers=self.memory.router_facts(namespace, name),
             window=memory.window,
             decision=memory.decision,
             decisions=memory.decisions,
@@ -136,21 +128,15 @@ class ModelReconciler:
         memory = self.memory.of(model.metadata.namespace, model.metadata.name, model.metadata.uid)
         memory.crashes = plan.crashes
 
-    async def _report(
-        self,
-        view: ModelView,
-        plan: ModelPlan,
-        raw: dict[str, Any],
-        done: tuple[Write, ...],
-        failure: HotstartError | None,
-    ) -> None:
-        """Status where it is due, and events about what was done and what changed."""
+    async def _report(self, view: ModelView, plan: ModelPlan, raw: dict[str, Any], applied: Applied) -> None:
+        """Events about what was done, status where it is due, and events about what changed."""
         model, now = view.model, view.now
         memory = self.memory.of(model.metadata.namespace, model.metadata.name, model.metadata.uid)
-        if failure is not None:
-            plan = with_refusal(plan, failure)
+        await self.events.send(raw, notes_of(applied.done), now)
+        if applied.refusal is not None:
+            plan = with_refusal(plan, applied.refusal)
         status = make_status(view, plan)
-        notes = [*notes_of(done), *note_changes(model.status.conditions, status.conditions)]
+        notes = note_changes(model.status.conditions, status.conditions)
         if is_due(model.status, status, since=now - memory.written_at):
             patch = diff_merge(raw.get("status", {}), status.to_api())
             changed = await self.cluster.patch_status(
@@ -175,11 +161,16 @@ class ModelReconciler:
 
 def with_refusal(plan: ModelPlan, error: HotstartError) -> ModelPlan:
     """The plan with the API server's refusal as what is wrong."""
-    reason = error.reason if isinstance(error, Forbidden) else Reason.POD_CREATE_FAILED
-    failure = Failure(reason, f"The API server refuses what Hotstart writes: {error}", True)
+    failure = describe_refusal(error, Reason.POD_CREATE_FAILED)
     if plan.progress.target is not None:
         return replace(plan, refusal=failure)
     return replace(plan, progress=replace(plan.progress, failure=failure))
+
+
+def describe_refusal(error: HotstartError, fallback: Reason) -> Failure:
+    """Why the API server did not take a write; ``fallback`` is the reason where it gives none of its own."""
+    reason = error.reason if isinstance(error, Forbidden) else fallback
+    return Failure(reason, f"The API server does not take what Hotstart writes: {error}", True)
 
 
 def needs_another_look(done: Iterable[Write]) -> bool:
@@ -213,7 +204,8 @@ def gather_pods(pods: Iterable[dict[str, Any]], reports: dict[str, Heard]) -> tu
     found = []
     for pod in pods:
         heard = reports.get(pod["metadata"].get("uid", ""))
-        found.append(make_pod_facts(pod, None if heard is None else heard.report, None if heard is None else heard.at))
+        said = (None, None, None) if heard is None else (heard.report, heard.at, heard.failed_since)
+        found.append(make_pod_facts(pod, *said))
     return tuple(found)
 
 

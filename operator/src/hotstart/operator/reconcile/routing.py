@@ -153,12 +153,16 @@ class Routing:
         self.memory.out_of_routes = left
 
     def forget(self, standing: set[str]) -> None:
-        """What was remembered of pods that do not stand any longer, and of routers that are gone."""
+        """What was remembered of pods that do not stand any longer, of routers and of models that are gone."""
         for uid in [uid for uid in self._book.left_in if uid not in standing]:
             del self._book.left_in[uid]
         routers = {router.uid for router in self.routers}
         for uid in [uid for uid in self._states if uid not in routers]:
             del self._states[uid]
+        for namespace, name in list(self.memory.routers):
+            if self.observed.get("CompletionModel", namespace, name) is None:
+                del self.memory.routers[namespace, name]
+                self._book.changed_in.pop(f"{namespace}/{name}", None)
 
 
 def why_not(model: CompletionModel) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hotstart.exchange.names import ROLE_DRAINING
-from hotstart.operator.api import CompletionModel
+from hotstart.operator.api import CompletionModel, Reason
 from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.errors import HotstartError
 from hotstart.operator.core.events import EventNote
-from hotstart.operator.core.model import to_decision
+from hotstart.operator.core.pod_states import has_failed, is_serving
 from hotstart.operator.core.scale import Fleet, ScaleDecision, decide_scale, is_external
-from hotstart.operator.core.workload import has_failed, is_serving
+from hotstart.operator.core.status import LATENCY_WINDOW_SECONDS, WRITE_EVERY_SECONDS, is_outdated, to_decision
 from hotstart.operator.reconcile.memory import Memory, ModelMemory
 from hotstart.operator.reconcile.model import gather_capacity, gather_pods
 from hotstart.operator.reconcile.observed import Key, Observed
@@ -50,6 +50,8 @@ class Scaler:
                 await self._scale(model, raw)
             except HotstartError as error:
                 log.warning("scaling failed model=%s error=%s", raw["metadata"]["name"], error)
+            except Exception:  # of this model: the others are scaled all the same
+                log.exception("scaling raised model=%s", raw["metadata"]["name"])
 
     async def _scale(self, model: CompletionModel, raw: dict[str, Any]) -> None:
         meta, now = model.metadata, self.clock.now()
@@ -72,11 +74,14 @@ class Scaler:
                 decision.replicas,
                 decision.reason,
             )
+        if memory.decision is not None and has_ended(memory.decision, decision):
+            text = f"The override of the number of replicas has ended. {decision.message}"
+            await self.events.send(raw, (EventNote(False, Reason.OVERRIDE_ENDED, text),), now)
         memory.scale = state
         self._remember(model, memory, decision, fleet.current, record=changes and not paused)  # 4
 
     def _gather_fleet(self, model: CompletionModel) -> Fleet:
-        """Replicas that serve and that are on their way."""
+        """Replicas that serve and that are on their way, and the routers that do not report."""
         meta, now = model.metadata, self.clock.now()
         owned = self.observed.owned("Pod", meta.namespace, "CompletionModel", meta.name)
         live = [
@@ -89,6 +94,7 @@ class Scaler:
             ready=ready,
             coming=len(live) - ready - failed,
             rolling_out=len({pod.revision for pod in live}) > 1,
+            silent_routers=self.memory.router_facts(meta.namespace, meta.name).silent,
         )
 
     def _take_in(self, raw: dict[str, Any], decision: ScaleDecision) -> None:
@@ -106,5 +112,23 @@ class Scaler:
             kept = memory.decisions if memory.decisions is not None else model.status.decisions
             made = to_decision(decision, before, self.clock.now())
             memory.decisions = (made, *kept)[:KEPT_DECISIONS]
-        if record or last is None or last.reason is not decision.reason:
+        if record or last is None or last.reason is not decision.reason or self._is_outdated(model, memory):
+            memory.woken_at = self.clock.now()
             self.queue.add(Key("CompletionModel", model.metadata.namespace, model.metadata.name))
+
+    def _is_outdated(self, model: CompletionModel, memory: ModelMemory) -> bool:
+        """Whether status is to follow the traffic: at once where a condition flips, else each 30 s while there is any.
+
+        Nothing else wakes a model whose number of replicas fits.
+        """
+        now = self.clock.now()
+        routers = self.memory.router_facts(model.metadata.namespace, model.metadata.name)
+        if is_outdated(model, memory.window, routers, now):
+            return True
+        busy = any(second.arrivals for second in memory.window.last(LATENCY_WINDOW_SECONDS, now))
+        return busy and now - max(memory.written_at, memory.woken_at) >= WRITE_EVERY_SECONDS
+
+
+def has_ended(last: ScaleDecision, decision: ScaleDecision) -> bool:
+    """Whether on-call's override held until just now."""
+    return last.reason is Reason.OVERRIDE_ACTIVE and decision.reason is not Reason.OVERRIDE_ACTIVE
