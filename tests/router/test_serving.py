@@ -233,7 +233,8 @@ async def test_a_pod_that_stops_answering_is_left_out_until_it_answers(bench: Be
 
 async def test_a_pod_that_is_ending_finishes_what_it_has_and_is_let_go(bench: Bench, triton: FakeTriton) -> None:
     await bench.serve(triton)
-    post = asyncio.create_task(_read(bench, prompt=script(steps=60, step_ms=10)))
+    longer_than_a_lost_pod_has = script(steps=300, step_ms=10)  # 3 s
+    post = asyncio.create_task(_read(bench, prompt=longer_than_a_lost_pod_has))
     await until(lambda: triton.running)
     triton.ready = False
     await bench.answering(0)
