@@ -21,6 +21,15 @@ LOAD = aiohttp.ClientTimeout(total=300.0)
 GENERATE = aiohttp.ClientTimeout(total=60.0)
 
 
+def make_session() -> aiohttp.ClientSession:
+    """A session for Triton alone: a connection a request.
+
+    A Triton that was told to end waits for every open HTTP connection, an idle one too, until its exit timeout has
+    passed, and then ends with code 1 (2.51, measured).
+    """
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+
+
 class TritonGone(Exception):
     """Triton closed the connection, or is not there."""
 
