@@ -146,6 +146,41 @@ async def test_a_request_that_waits_longer_than_the_deadline_is_a_429(bench: Ben
     assert (await first)[0] == 200
 
 
+async def test_a_retried_request_does_not_keep_the_others_past_their_deadline(
+    bench: Bench, start_fake: StartFake
+) -> None:
+    one, two = await start_fake(), await start_fake()
+    await bench.serve(one, two, cap=1, queue_deadline=1.0)
+    long = script(steps=400, step_ms=10)
+    running = [asyncio.create_task(_read(bench, prompt=long)) for _ in range(2)]
+    await until(lambda: one.running and two.running)
+    waiting = asyncio.create_task(_read(bench))
+    await until(lambda: bench.lane.queued == 1)
+    await asyncio.sleep(0.5)  # so that the retried one would end later
+    await two.kill()
+    await until(lambda: bench.lane.queued == 2)
+    await waiting
+    assert bench.lane.queued == 1, "the retried request stands before it and waits on"
+    assert waiting.result()[1]["error"]["code"] == "queue_deadline"
+    assert {status for status, _ in await asyncio.gather(*running)} == {200, 429}
+
+
+async def test_a_free_pod_serves_a_newcomer_while_its_lost_request_waits_for_another(
+    bench: Bench, start_fake: StartFake
+) -> None:
+    one, two = await start_fake(), await start_fake()
+    await bench.serve(one, two, cap=1, queue_limit=1)
+    running = [asyncio.create_task(_read(bench, prompt=script(steps=200, step_ms=10))) for _ in range(2)]
+    await until(lambda: one.running and two.running)
+    await two.kill()
+    await until(lambda: bench.lane.queued == 1)
+    await two.start()
+    await bench.answering(2)
+    assert (await _read(bench))[0] == 200
+    assert bench.lane.queued == 1, "the request that the pod had lost still waits"
+    assert [status for status, _ in await asyncio.gather(*running)] == [200, 200]
+
+
 async def test_a_request_is_held_until_the_first_replica_comes(bench: Bench, triton: FakeTriton) -> None:
     await bench.operator.send(make_route(coming=True))
     held = asyncio.create_task(_read(bench))

@@ -168,8 +168,8 @@ class PodStream:
             if self._life is life:  # not aborted: nobody has told its requests yet
                 log.warning("stream to pod broke address=%s calls=%d why=%s", self.address, len(self._calls), why)
                 self._life = None
+                self._broken()  # first, so that no slot which this frees is given to another request
                 self._lose_all(why)
-                self._broken()
 
     def _deliver(self, message: Any) -> None:
         request_id, item = read_answer(message)
