@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import pytest
+from hotstart.router.statistics import Outcome
 
 from tests.router.bench import MODEL, Bench, StartFake, make_route, pod_name, until
 from tests.support.fake_triton import FakeTriton
@@ -81,6 +82,26 @@ async def test_a_model_that_refuses_is_a_400_and_one_that_fails_a_500(bench: Ben
         assert response.status == 500
         error = (await response.json())["error"]
     assert error["type"] == "server_error" and "0x7f" not in error["message"]
+
+
+async def test_a_suffix_that_the_format_has_no_place_for_never_reaches_triton(bench: Bench, triton: FakeTriton) -> None:
+    await bench.serve(triton, prompt_format="plain")
+    async with bench.post(suffix="\n") as response:
+        assert response.status == 400
+        error = (await response.json())["error"]
+    assert (error["param"], error["code"]) == ("suffix", "unsupported_parameter")
+    assert (await _read(bench, suffix=""))[0] == 200
+    assert len(triton.seen) == 1
+    for other in ("fim", "", "a format of later versions"):
+        await bench.serve(triton, prompt_format=other)
+        assert (await _read(bench, suffix="\n"))[0] == 200
+
+
+async def test_a_request_that_the_model_calls_a_mistake_is_no_failure(bench: Bench, triton: FakeTriton) -> None:
+    await bench.serve(triton)
+    assert (await _read(bench, prompt=script(error="invalid: no such thing")))[0] == 400
+    assert (await _read(bench, prompt=script(error="internal: broken")))[0] == 500
+    assert bench.lane.counters.outcomes == {Outcome.REJECTED: 1, Outcome.FAILED: 1}
 
 
 async def test_a_stream_that_fails_ends_with_an_error_event(bench: Bench, triton: FakeTriton) -> None:

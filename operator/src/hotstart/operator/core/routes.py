@@ -41,6 +41,7 @@ def make_route(
         queue_deadline=spec.serving.queue.deadline.seconds,
         hold=spec.serving.hold_requests.seconds,
         created=created,
+        prompt_format=spec.serving.prompt.format.value,
     )
 
 
