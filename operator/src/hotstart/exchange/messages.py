@@ -47,7 +47,7 @@ class ServingOptions(Message):
     inter_threads: int = 1
     intra_threads: int = 1
     slo_ms: int = 250
-    queue_limit: int = 64
+    queue_limit: int = 64  # requests that may wait in a pod
 
 
 # --------------------------------------------------------------------------------------------------- pod agent
@@ -117,7 +117,7 @@ class PodReport(Message):
 
 
 class Endpoint(Message):
-    """One pod that serves a model: ``host:port`` of its Triton gRPC and the most requests it may hold at once."""
+    """One pod that serves a model: ``host:port`` of its Triton gRPC and the most requests it may hold of this router."""
 
     pod: str
     address: str
