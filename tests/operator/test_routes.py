@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hotstart.operator.core.recipe import POD_QUEUE
 from hotstart.operator.core.routes import share_of
-from hotstart.operator.reconcile.routing import RouterPod
+from hotstart.operator.reconcile.routing import RouterPod, make_router_pod
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +49,20 @@ async def test_a_pod_is_not_sent_more_than_it_lets_wait(world: World) -> None:
     await world.run_until(world.is_ready)
     workers = 1
     assert caps(world) == {workers + POD_QUEUE}
+
+
+@pytest.mark.parametrize(
+    ("status", "metadata", "stands"),
+    [
+        ({"phase": "Running", "podIP": "10.0.0.2"}, {}, True),
+        ({"phase": "Running", "podIP": "10.0.0.2"}, {"deletionTimestamp": "2026-11-29T00:00:00Z"}, True),  # it drains
+        ({"phase": "Pending", "podIP": "10.0.0.2"}, {}, False),
+        ({"phase": "Running"}, {}, False),
+        ({"phase": "Succeeded", "podIP": "10.0.0.2"}, {"deletionTimestamp": "2026-11-29T00:00:00Z"}, False),
+    ],
+)
+def test_a_router_stands_from_its_address_to_its_end(
+    status: dict[str, str], metadata: dict[str, str], stands: bool
+) -> None:
+    router = make_router_pod({"metadata": {"uid": "u", **metadata}, "status": status})
+    assert router == (RouterPod("u", "10.0.0.2:9700") if stands else None)

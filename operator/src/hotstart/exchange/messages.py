@@ -117,7 +117,7 @@ class PodReport(Message):
 
 
 class Endpoint(Message):
-    """One pod that serves a model: ``host:port`` of its Triton gRPC and the most requests it may hold of this router."""
+    """One pod that serves a model: ``host:port`` of its Triton gRPC, the most requests it may hold of this router."""
 
     pod: str
     address: str

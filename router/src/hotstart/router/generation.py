@@ -42,7 +42,8 @@ async def generate(lane: Lane, job: Job) -> AsyncGenerator[Piece, None]:
     Raises:
         ApiError: there is no completion, or no more of it.
     """
-    work = request_work(len(job.completion.prompt), token_limit(job.completion, lane.route.max_new_tokens))
+    text = len(job.completion.prompt) + len(job.completion.suffix or "")
+    work = request_work(text, token_limit(job.completion, lane.route.max_new_tokens))
     options = make_options(job.completion, lane.route.max_new_tokens)
     lost: list[str] = []
     while True:

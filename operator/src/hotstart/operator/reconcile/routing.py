@@ -172,8 +172,8 @@ def why_not(model: CompletionModel) -> str:
 
 
 def make_router_pod(pod: dict[str, Any]) -> RouterPod | None:
-    """A router's address; None while it has none."""
+    """A router's address; None while it has none. One that is told to end still sends, and has statistics to tell."""
     status = pod.get("status", {})
-    if not status.get("podIP") or status.get("phase") != "Running" or pod["metadata"].get("deletionTimestamp"):
+    if not status.get("podIP") or status.get("phase") != "Running":
         return None
     return RouterPod(pod["metadata"]["uid"], f"{bracket(status['podIP'])}:{PORT_ROUTER_EXCHANGE}")
