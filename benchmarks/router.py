@@ -1,13 +1,17 @@
 """The router on a core of its own before a real Triton with the trivial model: rate, added latency, cancel, memory.
 
 Goals: 1,000 requests/s; p95 at most 2 ms above a bare Triton call; a client's disconnect frees its slot in one token
-(1 ms here) and 10 ms; 100 MB RSS. Triton and the client share the other core, so the measured rate is theirs too:
-``core_requests_per_s`` is what the router's processor time a request allows.
+(1 ms here) and 10 ms; a pod that stops answering is left out within a second; 100 MB RSS. Triton and the client share
+the other core, so the measured rate is theirs too: ``core_requests_per_s`` is what the router's processor time allows.
+What the router adds is measured with a client that writes bytes made ahead, each request next to a bare one, without
+garbage collection in between: a general HTTP client would add half a millisecond of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
 import signal
 import statistics
@@ -21,18 +25,19 @@ from typing import Any
 
 import aiohttp
 import record
-import router_streams
 import uvloop
 from hotstart.exchange.client import ExchangeClient
 from hotstart.exchange.messages import Endpoint, ModelRoute, RouterReport, RouterRequest
 from hotstart.exchange.signing import make_jwks, make_signing_key
-from router_streams import StreamPerPod, percentile
+from hotstart.loadtest.connection import ConnectionPool
+from router_streams import Ask, StreamPerPod, percentile
 
 from tests.support.scripts import script
-from tests.support.triton import REPOSITORY_ROOT, TRIVIAL_MODEL, free_port, start_triton
+from tests.support.triton import REPOSITORY_ROOT, TRIVIAL_MODEL, TritonServer, free_port, start_triton
 
 RUNS = 5
 SERIAL = 300
+STOPS = 5  # times that a pod is stopped
 PARALLEL = 2000
 CONCURRENCY = 32
 MODELS = {"bench/trivial": 64, "bench/scripted": 1}  # name -> cap
@@ -98,11 +103,61 @@ class Client:
                 raise RuntimeError(f"the router answered {response.status}: {answer.decode()}")
 
 
-async def measure_added(client: Client, bare: StreamPerPod) -> dict[str, float]:
-    """Serial latency through the router and of a bare call, run by run in turn."""
+class _Answer:
+    """Implements ``connection.Receiver``: the status, or why there is none."""
+
+    def __init__(self) -> None:
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def received(self, data: bytes) -> None:
+        """The text is of no interest."""
+
+    def finished(self, status: int) -> None:
+        self.status.set_result(status)
+
+    def lost(self, error: Exception | None, *, began: bool) -> None:
+        self.status.set_exception(error or ConnectionError("the router hung up"))
+
+
+class LeanClient:
+    """The same completion again and again, at next to no cost to the client."""
+
+    def __init__(self, port: int) -> None:
+        self._pool = ConnectionPool(f"http://127.0.0.1:{port}")
+        body = json.dumps({"model": "bench/trivial", "prompt": "def f(x):", "max_tokens": 16}).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        self._request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def ask(self, _: str) -> None:
+        connection, answer = self._pool.take() or await self._pool.open(), _Answer()
+        connection.start(self._request, answer)
+        if (status := await answer.status) != 200:
+            raise RuntimeError(f"the router answered {status}")
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+
+async def in_turn(*ways: Ask) -> list[list[float]]:
+    """Milliseconds of SERIAL requests of each way, one request of each after the other."""
+    taken: list[list[float]] = [[] for _ in ways]
+    gc.collect()
+    gc.disable()
+    for number in range(SERIAL):
+        for ask, times in zip(ways, taken, strict=True):
+            began = time.perf_counter()
+            await ask(f"turn-{number}")
+            times.append((time.perf_counter() - began) * 1000)
+    gc.enable()
+    return taken
+
+
+async def measure_added(client: LeanClient, bare: StreamPerPod) -> dict[str, float]:
+    """Serial latency through the router and of a bare call."""
     added: dict[str, list[float]] = {key: [] for key in ("p50", "p95", "bare_p50", "bare_p95")}
+    await in_turn(client.ask, bare.ask)  # warm
     for _ in range(RUNS):
-        through, alone = await router_streams.serial(client.ask), await router_streams.serial(bare.ask)
+        through, alone = await in_turn(client.ask, bare.ask)
         for key, share in (("p50", 0.5), ("p95", 0.95)):
             added[f"bare_{key}"].append(percentile(alone, share))
             added[key].append(percentile(through, share) - percentile(alone, share))
@@ -159,6 +214,32 @@ async def measure_disconnect(client: Client) -> dict[str, float]:
     }
 
 
+async def measure_left_out(session: aiohttp.ClientSession, pod: TritonServer) -> dict[str, float]:
+    """From the moment in which a pod stops (SIGSTOP) until it gets no request any more, by the router's own metrics."""
+    times = []
+    for number in range(STOPS):
+        await until_answering(session, True)
+        await asyncio.sleep(0.37 * number)  # at another moment between two checks each time
+        os.killpg(pod.process.pid, signal.SIGSTOP)
+        try:
+            began = time.perf_counter()
+            await until_answering(session, False)
+            times.append((time.perf_counter() - began) * 1000)
+        finally:
+            os.killpg(pod.process.pid, signal.SIGCONT)
+    return {"stopped_pod_left_out_ms": record.median(times), "stopped_pod_left_out_worst_ms": round(max(times), 1)}
+
+
+async def until_answering(session: aiohttp.ClientSession, wanted: bool) -> None:
+    """Waits until the router calls the scripted pod answering, or not."""
+    line = f'hotstart_router_pod_answering{{model="bench/scripted",pod="bench/scripted"}} {float(wanted)}'
+    while True:
+        async with session.get("/metrics") as response:
+            if line in (await response.text()).splitlines():
+                return
+        await asyncio.sleep(0.005)
+
+
 async def measure() -> dict[str, float]:
     """All of it, against one router."""
     cores = sorted(os.sched_getaffinity(0))
@@ -179,13 +260,14 @@ async def measure() -> dict[str, float]:
             f"http://127.0.0.1:{router.port}", connector=aiohttp.TCPConnector(limit=CONCURRENCY)
         )
         await stack.enter_async_context(session)
-        client, bare = Client(session), StreamPerPod(trivial.grpc)
+        client, lean, bare = Client(session), LeanClient(router.port), StreamPerPod(trivial.grpc)
+        stack.push_async_callback(lean.close)
         stack.push_async_callback(bare.close)
-        await router_streams.serial(client.ask)
-        await router_streams.serial(bare.ask)
+        await client.ask("")
         rss_idle = router.rss_megabytes()
-        found = {**await measure_added(client, bare), **await measure_rate(client, router)}
+        found = {**await measure_added(lean, bare), **await measure_rate(client, router)}
         found |= await measure_disconnect(client)
+        found |= await measure_left_out(session, scripted)
         return {**found, "rss_idle_mb": round(rss_idle, 1), "rss_mb": round(router.rss_megabytes(), 1)}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from hotstart.engines.checkpoints.gguf_file import GgufFile
 from hotstart.engines.checkpoints.tokenizer import (
     PRE_TOKENIZERS,
     check_fit,
@@ -19,7 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
-from tests.support.tiny_checkpoint import SPECIAL_TOKENS, make_tokenizer_json as make_tiny_tokenizer_json  # isort: skip
+from tests.support.tiny_checkpoint import (  # isort: skip
+    SPECIAL_TOKENS,
+    make_tokenizer_json as make_tiny_tokenizer_json,
+    write_tiny_gguf,
+)
 
 TINY = make_tiny_tokenizer_json()
 TRAINED = Tokenizer.from_str(TINY)
@@ -48,6 +54,22 @@ def test_special_tokens_are_one_token_each_and_are_left_out_of_text() -> None:
         "<fim_middle>",
     ]
     assert REBUILT.decode(encoded.ids) == "def f()"
+
+
+def test_tokens_that_a_user_defined_are_whole_and_stay_in_the_text() -> None:
+    tokens = [*TOKENS, "<think>", "    "]  # a GGUF has them as they read, with spaces
+    whole = range(len(TOKENS), len(tokens))
+    tokenizer = parse_tokenizer(make_tokenizer_json(tokens, MERGES, SPECIAL, "smollm", whole))
+    text = "<think>if é:\n    pass"
+    encoded = tokenizer.encode(text)
+    assert set(whole) <= set(encoded.ids)
+    assert tokenizer.decode(encoded.ids) == text
+
+
+def test_only_control_tokens_of_a_gguf_are_left_out_of_text(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", user_defined=frozenset({"<fim_middle>"}))
+    tokenizer = parse_tokenizer(GgufFile(path).tokenizer_json)
+    assert tokenizer.decode(tokenizer.encode("<fim_prefix>a<fim_middle>b").ids) == "a<fim_middle>b"
 
 
 def test_digits_stand_alone_for_smollm_and_not_for_gpt2() -> None:

@@ -1,8 +1,10 @@
 """The command itself, in processes of its own as people run it: text, JSON, exit codes, sentences."""
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
 import signal
 import sys
 from pathlib import Path
@@ -20,15 +22,15 @@ from .conftest import MODEL, FakeServer, error_response
 DEADLINE = 60
 
 
-async def start_cli(*arguments: str) -> asyncio.subprocess.Process:
+async def start_cli(*arguments: str, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "hotstart.loadtest.cli",
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        stderr=stderr,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "xterm"},
     )
 
 
@@ -61,6 +63,31 @@ async def test_the_report_for_people(server: FakeServer) -> None:
     for word in ("P50", "P90", "P95", "P99", "latency (from the intended time)", "send drift", "30 completion tokens"):
         assert word in out
     assert "void" not in out
+
+
+async def test_a_terminal_sees_a_bar_that_reaches_its_end_and_the_report_stays_clean(server: FakeServer) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        process = await start_cli(*rate_arguments(server, "--json"), stderr=theirs)
+        os.close(theirs)
+        seen, report = await asyncio.wait_for(asyncio.gather(read_terminal(ours), process.communicate()), DEADLINE)
+    finally:
+        os.close(ours)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert "sent" in seen and " 0/10 " in seen and " 10/10 " in seen and "0 in flight, 0 failed" in seen
+    assert json.loads(report[0])["requests"] == 10
+
+
+async def read_terminal(descriptor: int) -> str:
+    """All that is drawn until nobody holds the other end."""
+    drawn = b""
+    with contextlib.suppress(OSError):  # EIO: as Linux says that it was closed
+        while piece := await asyncio.to_thread(os.read, descriptor, 65536):
+            drawn += piece
+    return drawn.decode()
 
 
 async def test_the_report_for_programs_is_json_alone(server: FakeServer, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ async def test_a_model_becomes_ready(world):
     assert not [note for note in world.events.notes if note.warning], "nothing went wrong, so nothing is warned of"
     assert status["engine"]["name"] == world.cluster.all("Engine")[0]["metadata"]["name"]
     (route,) = world.agents.routes
-    assert route.model == "team/m"
+    assert (route.model, route.prompt_format) == ("team/m", "plain")
     assert [endpoint.pod for endpoint in route.endpoints] == [world.pods()[0]["metadata"]["name"]]
     assert status["coldStart"]["pod"] == world.pods()[0]["metadata"]["name"]
     assert {"fetch", "load", "schedule", "other"} == set(status["coldStart"]["phases"])

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -64,6 +65,20 @@ async def test_a_killed_triton_comes_back_with_its_model(pod: Pod, store: Store)
     await pod.reach(PodRequest(), PodState.READY)
     assert await pod.complete() == before
     assert len(store.gets) == fetched, "the engine on the disk is used"
+
+
+async def test_an_idle_triton_that_is_told_to_end_does_not_wait_for_the_agent(pod: Pod, store: Store) -> None:
+    pod.plan = replace(pod.plan, exit_timeout_seconds=20)
+    await bring_up(pod, request_for(store))
+    assert pod.triton is not None
+    process = pod.triton.process
+    process.terminate()
+
+    async def ended() -> bool:
+        return process.poll() is not None
+
+    await until(ended, "Triton's end")
+    assert process.returncode == 0 and "Exit timeout expired" not in (pod.root / "triton.log").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -32,7 +32,7 @@ def view(**changes: object) -> LaneView:
     ("changes", "reason"),
     [
         ({"pod": "a"}, Reason.SLOT_FREE),
-        ({"pod": "a", "queued": 1}, Reason.ALL_BUSY),  # it does not overtake
+        ({"pod": "a", "queued": 2}, Reason.SLOT_FREE),  # those that wait cannot use it
         ({}, Reason.ALL_BUSY),
         ({"queued": 2}, Reason.QUEUE_FULL),
         ({"queue_limit": 0}, Reason.QUEUE_FULL),
@@ -86,6 +86,20 @@ views = st.builds(
 )
 
 
+def test_replicas_that_come_and_go_do_not_prolong_a_wait() -> None:
+    coming = view(phase=Phase.COMING)
+    for replicas_changed in (100.0, 120.0, 134.0, 1000.0):
+        assert wait_ends(coming, 100.0, replicas_changed) <= 135.0
+        assert wait_ends(BUSY, 100.0, replicas_changed) <= 135.0
+
+
+@given(views, st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_who_began_to_wait_earlier_is_not_refused_later(
+    view: LaneView, since: float, later: float, phase_since: float
+) -> None:
+    assert wait_ends(view, min(since, later), phase_since) <= wait_ends(view, max(since, later), phase_since)
+
+
 @given(views, st.floats(0, 1e6), st.floats(0, 1e6))
 def test_every_wait_ends_at_the_time_it_says(view: LaneView, since: float, phase_since: float) -> None:
     ends = wait_ends(view, since, phase_since)
@@ -128,13 +142,17 @@ class QueueAgainstList(RuleBasedStateMachine):
         super().__init__()
         self.queue: WaitQueue[int] = WaitQueue()
         self.model: list[tuple[int, int]] = []
+        self.again: set[int] = set()
         self.made = 0
 
-    @rule(front=st.booleans())
-    def put(self, front: bool) -> None:
+    @rule(again=st.booleans())
+    def put(self, again: bool) -> None:
         self.made += 1
-        ticket = self.queue.put(self.made, float(self.made), front=front)
-        self.model.insert(0 if front else len(self.model), (ticket, self.made))
+        ticket = self.queue.put(self.made, float(self.made), again=again)
+        before = [index for index, (ticket, _) in enumerate(self.model) if ticket in self.again]
+        self.model.insert(len(before) if again else len(self.model), (ticket, self.made))
+        if again:
+            self.again.add(ticket)
 
     @rule(index=st.integers(0, 20))
     def drop(self, index: int) -> None:
@@ -147,8 +165,8 @@ class QueueAgainstList(RuleBasedStateMachine):
     def same_order(self) -> None:
         assert [(place.ticket, place.item) for place in self.queue.places()] == self.model
         assert len(self.queue) == len(self.model)
-        first = self.queue.first()
-        assert (first and first.item) == (self.model[0][1] if self.model else None)
+        longest = self.queue.longest_waiting()
+        assert (longest and longest.item) == min((item for _, item in self.model), default=None)
 
 
 TestQueue = QueueAgainstList.TestCase

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hotstart.router.call import Call, PodLost, Refused
+from hotstart.router.health import Check
 from hotstart.router.pod_stream import PodStream
 from hotstart.router.wire import Fault, Piece, make_request
 
@@ -31,6 +32,7 @@ class Double:
     stream: PodStream
     kill: Callable[[], Awaitable[None]]
     start: Callable[[], Awaitable[None]]
+    end: Callable[[], None]  # as the kubelet ends a pod
     broken: list[bool]
 
     def begin(self, name: str, prompt: str, *, stream: bool = False) -> tuple[Call, list[bool]]:
@@ -50,7 +52,7 @@ async def read_all(call: Call) -> list[Piece]:
 
 async def until_answers(stream: PodStream) -> None:
     async with asyncio.timeout(20):
-        while not await stream.answers(1.0):  # noqa: ASYNC110 - a server has no event for it
+        while await stream.check(1.0) is not Check.READY:  # noqa: ASYNC110 - a server has no event for it
             await asyncio.sleep(0.02)
 
 
@@ -59,6 +61,7 @@ async def double(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     broken: list[bool] = []
     kill: Callable[[], Awaitable[None]]
     start: Callable[[], Awaitable[None]]
+    end: Callable[[], None]
     if request.param == "fake":
         fake = await FakeTriton().start()
         address, kill = fake.address, fake.kill
@@ -66,7 +69,10 @@ async def double(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         async def start_fake() -> None:
             await fake.start()
 
-        start = start_fake
+        def end_fake() -> None:
+            fake.ready = False
+
+        start, end = start_fake, end_fake
     else:
         real = await asyncio.to_thread(start_triton, SCRIPTED_MODEL, load=("completion",), log=tmp_path / "triton.log")
         servers: list[TritonServer] = [real]
@@ -79,11 +85,11 @@ async def double(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             like = servers[-1].plan
             servers.append(await asyncio.to_thread(start_triton, SCRIPTED_MODEL, like=like, log=tmp_path / "again.log"))
 
-        kill, start = kill_real, start_real
+        kill, start, end = kill_real, start_real, real.process.terminate
     stream = PodStream(address, lambda: broken.append(True))
     try:
         await until_answers(stream)
-        yield Double(stream, kill, start, broken)
+        yield Double(stream, kill, start, end, broken)
     finally:
         await stream.close()
         await kill()
@@ -159,7 +165,18 @@ async def test_death_loses_every_request_and_the_next_life_serves(double: Double
         with pytest.raises(PodLost):
             await call.next()
     assert double.broken == [True]
-    assert not await double.stream.answers(0.5)
+    assert await double.stream.check(0.5) is Check.NO_ANSWER
     await double.start()
     await until_answers(double.stream)
     assert (await read_all(double.begin("again", "def f(x):")[0]))[0].text == TEXT
+
+
+async def test_one_that_is_told_to_end_says_so_and_finishes_what_it_has(double: Double) -> None:
+    call, _ = double.begin("one", script(steps=40, step_ms=10), stream=True)
+    await call.next()
+    double.end()
+    checks: list[Check] = []
+    while Check.NOT_READY not in checks:
+        checks.append(await double.stream.check(1.0))
+    assert set(checks) <= {Check.READY, Check.NOT_READY}
+    assert len(await read_all(call)) == 39 and not double.broken

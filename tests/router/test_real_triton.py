@@ -18,7 +18,10 @@ SCRIPTED_MODEL = REPOSITORY_ROOT / "tests/support/scripted_model"
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[TritonServer]:
-    server = await asyncio.to_thread(start_triton, SCRIPTED_MODEL, load=("completion",), log=tmp_path / "triton.log")
+    log = tmp_path / "triton.log"
+    server = await asyncio.to_thread(
+        start_triton, SCRIPTED_MODEL, load=("completion",), log=log, exit_timeout_seconds=30
+    )
     yield server
     await asyncio.to_thread(server.kill)
 
@@ -52,10 +55,12 @@ async def test_completions_streams_errors_and_disconnects(bench: Bench, server: 
 async def test_a_triton_that_is_told_to_end_finishes_what_runs_and_ends(bench: Bench, server: TritonServer) -> None:
     await bench.serve(server.grpc)
     assert await read(bench) == 200
-    post = asyncio.create_task(read(bench, prompt=script(steps=100, step_ms=10)))
-    await until(lambda: bench.lane.in_flight == 1)
-    server.process.terminate()
-    assert await post == 200
+    longer_than_a_lost_pod_has = script(steps=300, step_ms=10)  # 3 s
+    async with bench.post(prompt=longer_than_a_lost_pod_has, stream=True) as response:
+        await response.content.readuntil(b"\n\n")  # it runs
+        server.process.terminate()
+        rest = await response.text()
+    assert rest.endswith("data: [DONE]\n\n")
     await until(lambda: server.process.poll() is not None)
     assert server.process.returncode == 0
 

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import pytest
+from hotstart.router.statistics import Outcome
 
 from tests.router.bench import MODEL, Bench, StartFake, make_route, pod_name, until
 from tests.support.fake_triton import FakeTriton
@@ -83,6 +84,26 @@ async def test_a_model_that_refuses_is_a_400_and_one_that_fails_a_500(bench: Ben
     assert error["type"] == "server_error" and "0x7f" not in error["message"]
 
 
+async def test_a_suffix_that_the_format_has_no_place_for_never_reaches_triton(bench: Bench, triton: FakeTriton) -> None:
+    await bench.serve(triton, prompt_format="plain")
+    async with bench.post(suffix="\n") as response:
+        assert response.status == 400
+        error = (await response.json())["error"]
+    assert (error["param"], error["code"]) == ("suffix", "unsupported_parameter")
+    assert (await _read(bench, suffix=""))[0] == 200
+    assert len(triton.seen) == 1
+    for other in ("fim", "", "a format of later versions"):
+        await bench.serve(triton, prompt_format=other)
+        assert (await _read(bench, suffix="\n"))[0] == 200
+
+
+async def test_a_request_that_the_model_calls_a_mistake_is_no_failure(bench: Bench, triton: FakeTriton) -> None:
+    await bench.serve(triton)
+    assert (await _read(bench, prompt=script(error="invalid: no such thing")))[0] == 400
+    assert (await _read(bench, prompt=script(error="internal: broken")))[0] == 500
+    assert bench.lane.counters.outcomes == {Outcome.REJECTED: 1, Outcome.FAILED: 1}
+
+
 async def test_a_stream_that_fails_ends_with_an_error_event(bench: Bench, triton: FakeTriton) -> None:
     await bench.serve(triton)
     async with bench.post(prompt=script(steps=3, error="internal: no"), stream=True) as response:
@@ -144,6 +165,41 @@ async def test_a_request_that_waits_longer_than_the_deadline_is_a_429(bench: Ben
         assert response.status == 429 and int(response.headers["Retry-After"]) >= 1
         assert (await response.json())["error"]["code"] == "queue_deadline"
     assert (await first)[0] == 200
+
+
+async def test_a_retried_request_does_not_keep_the_others_past_their_deadline(
+    bench: Bench, start_fake: StartFake
+) -> None:
+    one, two = await start_fake(), await start_fake()
+    await bench.serve(one, two, cap=1, queue_deadline=1.0)
+    long = script(steps=400, step_ms=10)
+    running = [asyncio.create_task(_read(bench, prompt=long)) for _ in range(2)]
+    await until(lambda: one.running and two.running)
+    waiting = asyncio.create_task(_read(bench))
+    await until(lambda: bench.lane.queued == 1)
+    await asyncio.sleep(0.5)  # so that the retried one would end later
+    await two.kill()
+    await until(lambda: bench.lane.queued == 2)
+    await waiting
+    assert bench.lane.queued == 1, "the retried request stands before it and waits on"
+    assert waiting.result()[1]["error"]["code"] == "queue_deadline"
+    assert {status for status, _ in await asyncio.gather(*running)} == {200, 429}
+
+
+async def test_a_free_pod_serves_a_newcomer_while_its_lost_request_waits_for_another(
+    bench: Bench, start_fake: StartFake
+) -> None:
+    one, two = await start_fake(), await start_fake()
+    await bench.serve(one, two, cap=1, queue_limit=1)
+    running = [asyncio.create_task(_read(bench, prompt=script(steps=200, step_ms=10))) for _ in range(2)]
+    await until(lambda: one.running and two.running)
+    await two.kill()
+    await until(lambda: bench.lane.queued == 1)
+    await two.start()
+    await bench.answering(2)
+    assert (await _read(bench))[0] == 200
+    assert bench.lane.queued == 1, "the request that the pod had lost still waits"
+    assert [status for status, _ in await asyncio.gather(*running)] == [200, 200]
 
 
 async def test_a_request_is_held_until_the_first_replica_comes(bench: Bench, triton: FakeTriton) -> None:
@@ -233,7 +289,8 @@ async def test_a_pod_that_stops_answering_is_left_out_until_it_answers(bench: Be
 
 async def test_a_pod_that_is_ending_finishes_what_it_has_and_is_let_go(bench: Bench, triton: FakeTriton) -> None:
     await bench.serve(triton)
-    post = asyncio.create_task(_read(bench, prompt=script(steps=60, step_ms=10)))
+    longer_than_a_lost_pod_has = script(steps=300, step_ms=10)  # 3 s
+    post = asyncio.create_task(_read(bench, prompt=longer_than_a_lost_pod_has))
     await until(lambda: triton.running)
     triton.ready = False
     await bench.answering(0)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -33,7 +34,10 @@ class Seen:
 
 @dataclass
 class FakeTriton:
-    """``await start()``; the address is ``host:port``. ``kill`` breaks all connections, ``freeze`` stops answering."""
+    """``await start()``; the address is ``host:port``. ``kill`` breaks all connections, ``freeze`` stops answering.
+
+    ``ready`` False is a Triton that was told to end: it says so, and finishes what it has.
+    """
 
     address: str = ""
     ready: bool = True
@@ -80,7 +84,9 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
         await self._fake.thawed()
-        return service_pb2.ModelReadyResponse(ready=self._fake.ready)
+        if not self._fake.ready:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server not ready")
+        return service_pb2.ModelReadyResponse(ready=True)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         answers: asyncio.Queue[Any] = asyncio.Queue()

@@ -168,8 +168,13 @@ def write_tiny_checkpoint(
     return folder
 
 
-def write_tiny_gguf(path: Path, *, seed: int = 0, shape: TinyShape | None = None) -> Path:
-    """The same network as one GGUF file of float32 tensors; its query and key rows are permuted as llama.cpp wants."""
+def write_tiny_gguf(
+    path: Path, *, seed: int = 0, shape: TinyShape | None = None, user_defined: frozenset[str] = frozenset()
+) -> Path:
+    """The same network as one GGUF file of float32 tensors; its query and key rows are permuted as llama.cpp wants.
+
+    ``user_defined``: tokens that are of that type and not normal or control ones.
+    """
     import gguf
 
     shape = shape or TinyShape()
@@ -188,9 +193,10 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, shape: TinyShape | None = None
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types(
-        [gguf.TokenType.CONTROL if token in SPECIAL_TOKENS else gguf.TokenType.NORMAL for token in tokens]
+    types = dict.fromkeys(SPECIAL_TOKENS, gguf.TokenType.CONTROL) | dict.fromkeys(
+        user_defined, gguf.TokenType.USER_DEFINED
     )
+    writer.add_token_types([types.get(token, gguf.TokenType.NORMAL) for token in tokens])
     writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)

@@ -101,12 +101,13 @@ def start_triton(
     wait: bool = True,
     prefix: tuple[str, ...] = (),
     backends: Path | None = None,
+    exit_timeout_seconds: int = 5,
 ) -> TritonServer:
     """Starts Triton on ``repository`` (explicit model control) and waits until it is live and ``load`` is loaded.
 
     ``like``: the plan of an earlier server, to start one anew on the same ports. ``prefix``: put before the command,
     e.g. ``("taskset", "-c", "1")``. ``backends``: another folder of backends than the installation's. The log goes to
-    ``log`` (by default triton.log beside the repository).
+    ``log`` (by default triton.log beside the repository). ``exit_timeout_seconds``: how long its end may take.
 
     Raises:
         AssertionError: it ended, or was not live in 30 s; the message has the end of its log.
@@ -118,7 +119,7 @@ def start_triton(
         http_port=free_port(),
         grpc_port=free_port(),
         metrics_port=free_port(),
-        exit_timeout_seconds=5,
+        exit_timeout_seconds=exit_timeout_seconds,
         load=load,
         shared_memory=make_shared_memory_prefix(),
     )

@@ -47,7 +47,7 @@ class ServingOptions(Message):
     inter_threads: int = 1
     intra_threads: int = 1
     slo_ms: int = 250
-    queue_limit: int = 64
+    queue_limit: int = 64  # requests that may wait in a pod
 
 
 # --------------------------------------------------------------------------------------------------- pod agent
@@ -117,7 +117,7 @@ class PodReport(Message):
 
 
 class Endpoint(Message):
-    """One pod that serves a model: ``host:port`` of its Triton gRPC and the most requests it may hold at once."""
+    """One pod that serves a model: ``host:port`` of its Triton gRPC, the most requests it may hold of this router."""
 
     pod: str
     address: str
@@ -137,6 +137,7 @@ class ModelRoute(Message):
     queue_deadline: float = 5.0
     hold: float = 30.0
     created: int = 0  # seconds since the epoch, for GET /v1/models
+    prompt_format: str = ""  # a PromptFormat; "" is unknown: an operator that does not say it
 
 
 class RouterRequest(Message):
@@ -155,7 +156,7 @@ class ModelSecond(Message):
     arrivals: int = 0
     completed: int = 0
     failed: int = 0
-    rejected: int = 0  # 429 and 503
+    rejected: int = 0  # 429 and 503 of the router, and what the model itself called the client's mistake
     cancelled: int = 0  # the client left before the SLO had passed: censored
     cancelled_late: int = 0  # the client left after it: counts as a violation
     in_flight_sum: float = 0.0  # integral over the second of requests at pods

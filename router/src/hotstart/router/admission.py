@@ -39,7 +39,7 @@ class LaneView:
     """One model as an admission sees it."""
 
     phase: Phase
-    pod: str | None  # the pod that would take the request now
+    pod: str | None  # the pod that would take the request now, and none of those that wait
     answering: bool  # at least one pod answers
     queued: int  # requests waiting
     queue_limit: int
@@ -74,7 +74,7 @@ def phase_of(*, endpoints: int, coming: bool) -> Phase:
 
 
 def slot_free(view: LaneView) -> Decision | None:
-    return Decision(Reason.SLOT_FREE, view.pod) if view.pod is not None and view.queued == 0 else None
+    return Decision(Reason.SLOT_FREE, view.pod) if view.pod is not None else None
 
 
 def replica_absent(view: LaneView) -> Decision | None:
@@ -109,13 +109,19 @@ def decide_admission(view: LaneView, policies: tuple[Policy, ...] = NEWCOMER) ->
 
 
 def wait_ends(view: LaneView, since: float, phase_since: float) -> float:
-    """When a request that waits since ``since`` is refused if nothing changes, on the lane's clock."""
-    limit = {Phase.PRESENT: view.queue_deadline, Phase.COMING: view.hold, Phase.ABSENT: 0.0}[view.phase]
-    return max(since, phase_since) + limit if view.phase is not Phase.ABSENT else since
+    """When a request that waits since ``since`` is refused if nothing changes, on the lane's clock.
+
+    Whatever replicas come and go meanwhile, it is held once and queues once at most. Who began to wait earlier is never
+    refused later.
+    """
+    if view.phase is Phase.ABSENT:
+        return since
+    limit = view.queue_deadline if view.phase is Phase.PRESENT else view.hold
+    return min(max(since, phase_since) + limit, since + view.hold + view.queue_deadline)
 
 
 def decide_waiting(view: LaneView, since: float, phase_since: float, now: float) -> Decision:
-    """What becomes of the first request in the queue, for which no slot is free."""
+    """What becomes of a request in the queue for which no slot is free."""
     decision = decide_admission(view, WAITING)
     if decision.waits and now >= wait_ends(view, since, phase_since):
         return Decision(_EXPIRED[decision.reason])

@@ -31,7 +31,7 @@ class Load(Protocol):
 
 
 def request_work(prompt_bytes: int, max_tokens: int) -> int:
-    """Work of one request, in tokens."""
+    """Work of one request, in tokens; ``prompt_bytes`` is all text that goes in, before and behind the cursor."""
     return max_tokens + prompt_bytes // PROMPT_BYTES_PER_TOKEN_OF_WORK
 
 

@@ -21,6 +21,7 @@ from hotstart.router.openai import (
     LAST_EVENT,
     Completion,
     Usage,
+    check_format,
     encode_event,
     make_answer,
     make_usage_chunk,
@@ -75,6 +76,7 @@ class Completions:
         received = asyncio.get_running_loop().time()
         completion = parse_completion(await _read_body(request))
         lane = self._lane(completion.model)
+        check_format(completion, lane.route.prompt_format)
         turn = Turn("cmpl-" + os.urandom(12).hex(), received, completion, lane, int(time.time()))
         lane.book.arrive(time.time())
         try:

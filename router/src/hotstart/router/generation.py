@@ -14,10 +14,11 @@ from functools import partial
 
 from hotstart.router.balance import request_work
 from hotstart.router.call import Call, PodLost, Refused
-from hotstart.router.errors import SERVER_ERROR, ApiError, invalid, overloaded, unavailable
+from hotstart.router.errors import SERVER_ERROR, ApiError, overloaded, unavailable
 from hotstart.router.lane import Lane
 from hotstart.router.openai import Completion, make_options, token_limit
 from hotstart.router.pod import Pod
+from hotstart.router.refusals import refused_by_model
 from hotstart.router.wire import Fault, Piece, Refusal, make_request
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ async def generate(lane: Lane, job: Job) -> AsyncGenerator[Piece, None]:
     Raises:
         ApiError: there is no completion, or no more of it.
     """
-    work = request_work(len(job.completion.prompt), token_limit(job.completion, lane.route.max_new_tokens))
+    text = len(job.completion.prompt) + len(job.completion.suffix or "")
+    work = request_work(text, token_limit(job.completion, lane.route.max_new_tokens))
     options = make_options(job.completion, lane.route.max_new_tokens)
     lost: list[str] = []
     while True:
@@ -96,7 +98,7 @@ def _error(loss: PodLost | Refused, lane: Lane, pod: Pod) -> ApiError:
     if isinstance(loss, Refused):
         fault = loss.refusal.fault
         if fault is Fault.INVALID:
-            return invalid(f"{model} refused the request: {loss.refusal.message}", code="refused_by_model")
+            return refused_by_model(model, loss.refusal.message)
         if fault is Fault.OVERLOADED:
             return overloaded(f"The replicas of {model} are full; try again later.", code="overloaded", retry_after=1)
         log.error("pod answered with an error model=%s pod=%s error=%s", model, pod.pod, loss)

@@ -1,8 +1,9 @@
 """Whether a pod answers: a state machine as a table. Pure; the pod runs the checks.
 
-One silent check leaves a pod out, the next good one takes it in again. With a check each 300 ms and 500 ms to answer, a
+One bad check leaves a pod out, the next good one takes it in again. With a check each 300 ms and 500 ms to answer, a
 pod that stops is out within 0.8 s. Requests that run on a silent pod are given up only after it missed several checks:
-a pod short of CPU for a moment must not lose what it is generating.
+a pod short of CPU for a moment must not lose what it is generating. One that says that it is not ready is alive: a
+Triton that was told to end says so at once, and finishes what it has.
 """
 
 from __future__ import annotations
@@ -15,6 +16,14 @@ CHECK_TIMEOUT_SECONDS = 0.5
 LOST_AFTER_MISSES = 4
 
 
+class Check(StrEnum):
+    """What came of one check."""
+
+    READY = "Ready"
+    NOT_READY = "NotReady"  # it answers, and takes nothing new
+    NO_ANSWER = "NoAnswer"
+
+
 class Health(StrEnum):
     NEW = "New"  # not checked yet
     ANSWERING = "Answering"
@@ -25,7 +34,7 @@ class Health(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PodHealth:
     state: Health = Health.NEW
-    misses: int = 0  # checks missed in a row
+    misses: int = 0  # checks without an answer in a row
 
     @property
     def answering(self) -> bool:
@@ -36,9 +45,11 @@ class PodHealth:
         return self.state in (Health.SILENT, Health.LOST)
 
 
-def next_health(health: PodHealth, answered: bool) -> PodHealth:
+def next_health(health: PodHealth, check: Check) -> PodHealth:
     """The state after one more check."""
-    if answered:
+    if check is Check.READY:
         return PodHealth(Health.ANSWERING)
+    if check is Check.NOT_READY:
+        return PodHealth(Health.SILENT)
     misses = health.misses + 1
     return PodHealth(Health.LOST if misses >= LOST_AFTER_MISSES else Health.SILENT, misses)

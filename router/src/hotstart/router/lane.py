@@ -1,7 +1,8 @@
 """One model at run time: its pods and its queue. Where admission's decisions become effects.
 
 A request takes a slot of a pod (``acquire``) and the pod's last word gives it back (``release``). Whatever may free a
-slot or change the pods calls ``pump``, which serves the queue and refuses what has waited too long.
+slot or change the pods calls ``pump``, which serves the queue and refuses what has waited too long. So where a pod is
+free and requests wait, it has lost each of them before, and a newcomer may take it.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Lane:
             raise self._refusal(decision.reason)
         waiter = Waiter(self._loop.create_future(), work, excluded)
         since = self._loop.time()
-        ticket = self._queue.put(waiter, since, front=again)
+        ticket = self._queue.put(waiter, since, again=again)
         self._note_levels()
         self._set_timer()
         try:
@@ -190,14 +191,13 @@ class Lane:
         """Gives free slots to the queue, refuses who waited too long, and looks again when the next one has."""
         while self._queue and self._serve_one():
             pass
-        while (first := self._queue.first()) is not None:
-            view = self._view(None)
-            decision = decide_waiting(view, first.since, self._phase_since, self._loop.time())
+        while (place := self._queue.longest_waiting()) is not None:
+            decision = decide_waiting(self._view(None), place.since, self._phase_since, self._loop.time())
             if decision.waits:
                 break
-            self._queue.drop(first.ticket)
-            if not first.item.future.done():
-                first.item.future.set_exception(self._refusal(decision.reason))
+            self._queue.drop(place.ticket)
+            if not place.item.future.done():
+                place.item.future.set_exception(self._refusal(decision.reason))
         self._note_levels()
         self._set_timer()
 
@@ -218,9 +218,9 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        first = self._queue.first()
-        if first is not None:
-            ends = wait_ends(self._view(None), first.since, self._phase_since)
+        place = self._queue.longest_waiting()
+        if place is not None:
+            ends = wait_ends(self._view(None), place.since, self._phase_since)
             self._timer = self._loop.call_at(max(ends, self._loop.time() + 0.001), self.pump)
 
     def _view(self, pod: str | None) -> LaneView:

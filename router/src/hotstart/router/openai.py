@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from hotstart.exchange.messages import PromptFormat
 from hotstart.router.errors import ApiError, invalid
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError, to_json
@@ -131,6 +132,17 @@ def parse_completion(body: bytes) -> Completion:
         stream=bool(parsed.stream),
         include_usage=bool(parsed.stream_options and parsed.stream_options.include_usage),
     )
+
+
+def check_format(completion: Completion, prompt_format: str) -> None:
+    """Whether the model has a place for all that the request brings; a format that is not known lets all pass.
+
+    Raises:
+        ApiError: 400.
+    """
+    if completion.suffix and prompt_format == PromptFormat.PLAIN:
+        message = f"'suffix' is not served by {completion.model}, whose prompt format is plain; leave it out."
+        raise invalid(message, param="suffix", code="unsupported_parameter")
 
 
 def _refuse_unserved(body: CompletionBody) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hotstart.exchange.messages import Endpoint
 from hotstart.router.call import Call
-from hotstart.router.health import CHECK_INTERVAL_SECONDS, CHECK_TIMEOUT_SECONDS, Health, PodHealth, next_health
+from hotstart.router.health import CHECK_INTERVAL_SECONDS, CHECK_TIMEOUT_SECONDS, Check, Health, PodHealth, next_health
 from hotstart.router.pod_stream import PodStream
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,11 @@ class Pod:
             self._stream.forget(call)
 
     def _stream_broke(self) -> None:
-        self._observe(False)
+        self._observe(Check.NO_ANSWER)
 
-    def _observe(self, answered: bool) -> None:
-        before, self.health = self.health, next_health(self.health, answered)
-        if not answered:
+    def _observe(self, check: Check) -> None:
+        before, self.health = self.health, next_health(self.health, check)
+        if check is not Check.READY:
             self._stream.rest()
         if before.state is self.health.state:
             return
@@ -75,5 +75,5 @@ class Pod:
 
     async def _check(self) -> None:
         while True:
-            self._observe(await self._stream.answers(CHECK_TIMEOUT_SECONDS))
+            self._observe(await self._stream.check(CHECK_TIMEOUT_SECONDS))
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)

@@ -16,12 +16,15 @@ import grpc
 import grpc.aio
 from hotstart.exchange.names import TRITON_MODEL
 from hotstart.router.call import Call
+from hotstart.router.health import Check
 from hotstart.router.stubs import service_pb2
 from hotstart.router.wire import make_cancel, read_answer
 
 log = logging.getLogger(__name__)
 
 _SERVICE = "/inference.GRPCInferenceService/"
+# What a Triton that was told to end answers (2.51); gRPC's own words stand in the same place and under the same code.
+NOT_READY_TEXTS = frozenset({"Server not ready", "Server exiting"})
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # pods are never behind a proxy
@@ -84,14 +87,14 @@ class PodStream:
         self._calls: dict[str, Call] = {}
         self._life: _Life | None = None
 
-    async def answers(self, within: float) -> bool:
-        """Whether Triton says in ``within`` seconds that the completion model is ready."""
+    async def check(self, within: float) -> Check:
+        """What Triton says in ``within`` seconds of whether the completion model is ready."""
         try:
             answer = await self._ready(service_pb2.ModelReadyRequest(name=TRITON_MODEL), timeout=within)
         except grpc.aio.AioRpcError as error:
-            log.debug("pod does not answer address=%s code=%s", self.address, error.code())
-            return False
-        return bool(answer.ready)
+            log.debug("pod is not ready address=%s code=%s why=%s", self.address, error.code(), error.details())
+            return Check.NOT_READY if error.details() in NOT_READY_TEXTS else Check.NO_ANSWER
+        return Check.READY if answer.ready else Check.NOT_READY
 
     def send(self, call: Call) -> None:
         """Starts ``call``; its pieces arrive there."""
@@ -165,8 +168,8 @@ class PodStream:
             if self._life is life:  # not aborted: nobody has told its requests yet
                 log.warning("stream to pod broke address=%s calls=%d why=%s", self.address, len(self._calls), why)
                 self._life = None
+                self._broken()  # first, so that no slot which this frees is given to another request
                 self._lose_all(why)
-                self._broken()
 
     def _deliver(self, message: Any) -> None:
         request_id, item = read_answer(message)

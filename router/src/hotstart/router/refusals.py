@@ -42,7 +42,12 @@ _REFUSALS: dict[Reason, tuple[int, str, Callable[[ModelRoute], str]]] = {
 
 
 class Rejected(ApiError):
-    """The router itself refused: no pod has seen the request."""
+    """It was refused and did not fail: by the router itself, or by the model, that calls it the client's mistake."""
+
+
+def refused_by_model(model: str, why: str) -> Rejected:
+    """The answer where the model says that the request is at fault."""
+    return Rejected(400, f"{model} refused the request: {why}", code="refused_by_model")
 
 
 def make_refusal(reason: Reason, route: ModelRoute, retry_after: int) -> Rejected:

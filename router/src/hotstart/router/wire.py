@@ -6,6 +6,7 @@ Tensors are BYTES of shape [1]: in ``raw_*_contents`` a little-endian length of 
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
@@ -55,6 +56,7 @@ class Refusal:
     message: str
 
 
+_PREFIX = re.compile(rf"\b({Fault.INVALID}|{Fault.OVERLOADED}|{Fault.INTERNAL}): ")
 _UNAVAILABLE = ("is not found", "is not ready", "is stopping", "unloading", "has no available versions")
 
 
@@ -109,11 +111,13 @@ def _read_details(raw: bytes) -> Details:
 
 
 def read_refusal(text: str) -> Refusal:
-    """The fault in an error's text. Triton may put words of its own before the model's prefix."""
-    for fault in (Fault.INVALID, Fault.OVERLOADED, Fault.INTERNAL):
-        before, found, message = text.partition(f"{fault}: ")
-        if found and (not before or not before[-1].isalnum()):
-            return Refusal(fault, message.strip())
+    """The fault in an error's text: the first prefix counts, as a message may quote others.
+
+    Triton may put words of its own before it.
+    """
+    prefix = _PREFIX.search(text)
+    if prefix is not None:
+        return Refusal(Fault(prefix.group(1)), text[prefix.end() :].strip())
     if any(words in text for words in _UNAVAILABLE):
         return Refusal(Fault.UNAVAILABLE, text)
     return Refusal(Fault.INTERNAL, text)

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import aiohttp
 from hotstart.engines.calibrate.samples import CalibrationFailed, Timing, make_timing
 from hotstart.engines.calibrate.vocabulary import read_vocabulary
-from hotstart.engines.pod_agent.triton_client import TritonClient, TritonGone, TritonRefused
+from hotstart.engines.pod_agent.triton_client import TritonClient, TritonGone, TritonRefused, TritonSlow
 from hotstart.engines.triton.completion.names import ADDRESS_VARIABLE, WARM_UP_ID
 from hotstart.engines.triton.repository import ModelBundle, make_repository
 from hotstart.engines.triton.server import (
@@ -87,7 +87,7 @@ class TritonCompletion:
 
         try:
             self._wait(bring_up())
-        except (TritonRefused, TritonGone, TimeoutError) as error:
+        except (TritonRefused, TritonSlow, TritonGone, TimeoutError) as error:
             raise CalibrationFailed(f"Triton does not load the engine: {error!r}") from error
 
     def __call__(self, prompt: Sequence[int], new_tokens: int) -> Timing:
@@ -98,7 +98,7 @@ class TritonCompletion:
             began = time.monotonic()
             try:
                 _, details = self._wait(self.client.generate(request_id=name, prompt=text, suffix="", options=options))
-            except (TritonRefused, TritonGone) as error:
+            except (TritonRefused, TritonSlow, TritonGone) as error:
                 raise CalibrationFailed(f"a request failed: {error}") from error
             latency_ms = (time.monotonic() - began) * 1000
             if details["completion_tokens"] == new_tokens:

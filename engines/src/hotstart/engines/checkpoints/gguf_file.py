@@ -136,10 +136,10 @@ class GgufFile:
                 f"{self._path.name}: the tokenizer has {len(tokens)} tokens, the weights {rows}: convert it again.",
             )
         types = self._field("tokenizer.ggml.token_type", ())
-        special = [i for i, kind in enumerate(types) if kind == gguf.TokenType.CONTROL]
-        special += [i for i, kind in enumerate(types) if kind == gguf.TokenType.USER_DEFINED]
+        control = [i for i, kind in enumerate(types) if kind == gguf.TokenType.CONTROL]
+        whole = [i for i, kind in enumerate(types) if kind == gguf.TokenType.USER_DEFINED]
         merges = self._field("tokenizer.ggml.merges", ())
-        return make_tokenizer_json(tokens, merges, special, self._field("tokenizer.ggml.pre", "gpt-2"))
+        return make_tokenizer_json(tokens, merges, control, self._field("tokenizer.ggml.pre", "gpt-2"), whole)
 
     def _field(self, name: str, *default: Any) -> Any:
         if name in self._head.fields:

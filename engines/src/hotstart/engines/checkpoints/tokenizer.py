@@ -48,8 +48,14 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_tokenizer_json(tokens: Sequence[str], merges: Sequence[str], special: Iterable[int], pre: str) -> bytes:
-    """tokenizer.json of a byte-level BPE from what a GGUF holds; ``special`` are ids of control tokens.
+def make_tokenizer_json(
+    tokens: Sequence[str], merges: Sequence[str], control: Iterable[int], pre: str, whole: Iterable[int] = ()
+) -> bytes:
+    """tokenizer.json of a byte-level BPE from what a GGUF holds.
+
+    Args:
+        control: ids of tokens that are no text.
+        whole: ids of tokens that are text, and are never put together of others.
 
     Raises:
         Terminal: TokenizerMismatch, ``pre`` is unknown or a merge is malformed.
@@ -65,10 +71,11 @@ def make_tokenizer_json(tokens: Sequence[str], merges: Sequence[str], special: I
         raise Terminal(
             Reason.TOKENIZER_MISMATCH, "A merge of the GGUF's tokenizer is not of two tokens: convert it again."
         )
+    special = frozenset(control)
     added = [
-        {"id": i, "content": tokens[i], "special": True, "normalized": False}
+        {"id": i, "content": tokens[i], "special": i in special, "normalized": False}
         | {"single_word": False, "lstrip": False, "rstrip": False}
-        for i in sorted(special)
+        for i in sorted({*special, *whole})
     ]
     model: dict[str, Any] = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": pairs}
     model |= {"dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}

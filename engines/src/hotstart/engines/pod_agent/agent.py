@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import aiohttp
 from hotstart.engines.errors import EngineError
@@ -19,7 +20,9 @@ from hotstart.engines.pod_agent.disk import Disk, Remembered, find_corrupt, is_w
 from hotstart.engines.pod_agent.failures import (
     ENGINE_CORRUPT,
     ENGINE_LOAD_FAILED,
+    WARM_UP_FAILED,
     BringUpFailed,
+    make_disk_failure,
 )
 from hotstart.engines.pod_agent.loading import Loader, ServerFacts
 from hotstart.engines.pod_agent.states import Event, next_state
@@ -34,7 +37,7 @@ MISSED_PROBES = 4  # in a row, before a Triton that is there but silent counts a
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 REFETCHES = 1  # of an engine that arrived corrupt
-LOST_WHILE_LOADING = 3  # times in a row that Triton may go away in the middle of a load
+LOST_WHILE_LOADING = 3  # times in a row that Triton may go away in the middle of a load or a warm-up
 PHASES: Mapping[PodState, str] = {
     PodState.EMPTY: "start",
     PodState.FETCHING: "fetch",
@@ -76,6 +79,7 @@ class Agent:
         self._clock = clock
         self._urls = UrlBook()
         self._wanted: Remembered | None = None
+        self._written: Remembered | None = None  # what a restart finds on the disk, as far as is known
         self._changed = asyncio.Event()
         self._files_came = asyncio.Event()
         self._digests: dict[str, str] = {}
@@ -131,13 +135,21 @@ class Agent:
         self._changed.set()
 
     def _renew(self, wanted: Remembered) -> None:
-        if wanted != self._wanted:
-            self._wanted = wanted
-            self._disk.remember(wanted)
+        self._wanted = wanted
         if wanted.files:
             self._files_came.set()
         else:
             self._files_came.clear()
+        if wanted != self._written:
+            self._write(wanted)
+
+    def _write(self, wanted: Remembered) -> None:
+        """For a restart. Where the disk refuses, the work goes on and the operator's next message tries again."""
+        try:
+            self._disk.remember(wanted)
+            self._written = wanted
+        except OSError as error:
+            log.warning("assignment not written to the disk error=%s", error)
 
     async def report(self) -> PodReport:
         """What the operator hears. ``in_flight`` counts waiting requests too: a pod is drained when it is 0."""
@@ -199,6 +211,9 @@ class Agent:
                 event = await self._steps[self.state](self._wanted)
             except BringUpFailed as error:
                 self._note(error.failure, self._wanted)
+                event = Event.FAILED
+            except OSError as error:
+                self._note(make_disk_failure(error).failure, self._wanted)
                 event = Event.FAILED
             except TritonGone as error:
                 log.warning("triton is gone error=%s", error)
@@ -276,19 +291,25 @@ class Agent:
         return Event.VERIFIED
 
     async def _load(self, wanted: Remembered) -> Event:
-        try:
+        with self._counted_losses(ENGINE_LOAD_FAILED, "loads the engine"):
             await self._loader.load(wanted.assignment)
+        return Event.LOADED
+
+    async def _warm(self, wanted: Remembered) -> Event:
+        with self._counted_losses(WARM_UP_FAILED, "answers its first requests"):
+            await warm_up(self._triton, wanted.assignment.serving)
+        return Event.WARMED
+
+    @contextmanager
+    def _counted_losses(self, reason: str, doing: str) -> Iterator[None]:
+        try:
+            yield
         except TritonGone as error:
             self._lost_while_loading += 1
             if self._lost_while_loading < LOST_WHILE_LOADING:
                 raise
-            message = "Triton ends while it loads the engine: raise spec.serving.resources.limits.memory, see its log."
-            raise BringUpFailed(ENGINE_LOAD_FAILED, message, retryable=True) from error
-        return Event.LOADED
-
-    async def _warm(self, wanted: Remembered) -> Event:
-        await warm_up(self._triton, wanted.assignment.serving)
-        return Event.WARMED
+            message = f"Triton ends while it {doing}: raise spec.serving.resources.limits.memory, see its log."
+            raise BringUpFailed(reason, message, retryable=True) from error
 
     async def _watch(self, wanted: Remembered) -> Event:
         silent = 0

@@ -23,7 +23,7 @@ from hotstart.engines.pod_agent.agent import Agent
 from hotstart.engines.pod_agent.disk import Disk
 from hotstart.engines.pod_agent.loading import ServerFacts
 from hotstart.engines.pod_agent.service import make_service
-from hotstart.engines.pod_agent.triton_client import TritonClient
+from hotstart.engines.pod_agent.triton_client import TritonClient, make_session
 from hotstart.exchange.messages import PodAssignment
 from hotstart.exchange.names import KEYS_FILE, KEYS_MOUNT, PORT_AGENT, PORT_TRITON_METRICS
 from pydantic import ValidationError
@@ -111,8 +111,8 @@ async def serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stopping.set)
     disk = Disk(settings.models, settings.run)
     key = disk.prepare()
-    async with aiohttp.ClientSession() as session:
-        triton = TritonClient(session, http=settings.triton, metrics=settings.metrics, key=key)
+    async with aiohttp.ClientSession() as session, make_session() as to_triton:
+        triton = TritonClient(to_triton, http=settings.triton, metrics=settings.metrics, key=key)
         agent = Agent(uid=settings.uid, disk=disk, triton=triton, session=session, server=settings.server)
         running = asyncio.create_task(agent.run(read_annotated(settings.podinfo)))
         runner = web.AppRunner(make_service(agent, running, uid=settings.uid, keys=settings.keys), access_log=None)

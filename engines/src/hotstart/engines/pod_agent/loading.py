@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hotstart.engines.pod_agent.disk import Disk
 from hotstart.engines.pod_agent.failures import ENGINE_LOAD_FAILED, BringUpFailed
 from hotstart.engines.pod_agent.load_failures import make_load_failure
-from hotstart.engines.pod_agent.triton_client import TritonClient, TritonRefused
+from hotstart.engines.pod_agent.triton_client import TritonClient, TritonRefused, TritonSlow
 from hotstart.engines.triton.repository import (
     ModelBundle,
     make_engine_settings,
@@ -67,7 +67,7 @@ class Loader:
         """Writes the repository, and makes Triton serve it, which it may do already.
 
         Raises:
-            BringUpFailed: Triton cannot load the engine.
+            BringUpFailed: Triton cannot load the engine, or not in time.
             TritonGone: it went away while it loaded.
         """
         bundle = self._bundle(assignment)
@@ -81,6 +81,12 @@ class Loader:
             await self.triton.load()
         except TritonRefused as error:
             raise make_load_failure(str(error)) from error
+        except TritonSlow as error:
+            message = (
+                f"Triton did not load the engine ({error}): see its log; the node's disk may be too slow, or "
+                "spec.serving.resources.limits.cpu too low. It is looked at again."
+            )
+            raise BringUpFailed(ENGINE_LOAD_FAILED, message, retryable=True) from error
 
     async def _has_engine(self, bundle: ModelBundle) -> bool:
         """Whether the model ``tensorrt_llm`` serves this engine; True where there is no such model."""

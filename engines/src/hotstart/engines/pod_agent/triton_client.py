@@ -21,8 +21,21 @@ LOAD = aiohttp.ClientTimeout(total=300.0)
 GENERATE = aiohttp.ClientTimeout(total=60.0)
 
 
+def make_session() -> aiohttp.ClientSession:
+    """A session for Triton alone: a connection a request.
+
+    A Triton that was told to end waits for every open HTTP connection, an idle one too, until its exit timeout has
+    passed, and then ends with code 1 (2.51, measured).
+    """
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+
+
 class TritonGone(Exception):
     """Triton closed the connection, or is not there."""
+
+
+class TritonSlow(Exception):
+    """Triton is there and did not answer in time; it may go on with what it was asked."""
 
 
 class TritonRefused(Exception):
@@ -64,7 +77,7 @@ class TritonClient:
         """Loads the model, anew if its files have changed.
 
         Raises:
-            TritonGone, TritonRefused: it went away meanwhile; it cannot load the model.
+            TritonGone, TritonSlow, TritonRefused: it went away meanwhile; it takes too long; it cannot load the model.
         """
         await self._post(f"/repository/models/{model}/load", {}, LOAD)
 
@@ -86,7 +99,7 @@ class TritonClient:
         """One completion: its text and details.
 
         Raises:
-            TritonGone, TritonRefused: it went away meanwhile; the model refuses or fails.
+            TritonGone, TritonSlow, TritonRefused: it went away meanwhile; takes too long; the model refuses or fails.
         """
         body = {"id": request_id, "prompt": prompt, "suffix": suffix, "options": json.dumps(options)}
         answer = await self._post(f"/models/{TRITON_MODEL}/generate", body, GENERATE)
@@ -115,7 +128,9 @@ class TritonClient:
                 self._base + path, json=body, headers=self._headers, timeout=limit
             ) as response:
                 text = await response.text()
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise TritonSlow(f"no answer in {limit.total:.0f} s") from error
+        except aiohttp.ClientError as error:
             raise TritonGone(f"{path}: {error!r}") from error
         answer: dict[str, Any] = json.loads(text) if text else {}
         if response.status != 200 or "error" in answer:  # a decoupled model's error comes with status 200 too

@@ -10,7 +10,7 @@ import asyncio
 
 from hotstart.engines.pod_agent.failures import WARM_UP_FAILED, BringUpFailed
 from hotstart.engines.pod_agent.load_failures import make_warm_up_failure
-from hotstart.engines.pod_agent.triton_client import TritonClient, TritonRefused
+from hotstart.engines.pod_agent.triton_client import TritonClient, TritonRefused, TritonSlow
 from hotstart.engines.triton.completion.names import WARM_UP_ID
 from hotstart.exchange.messages import PromptFormat, ServingOptions
 
@@ -32,7 +32,7 @@ async def warm_up(triton: TritonClient, serving: ServingOptions) -> None:
 
     Raises:
         TritonGone: it went away meanwhile.
-        BringUpFailed: the model refuses, or answers the same prompt in two ways.
+        BringUpFailed: the model refuses, takes too long, or answers the same prompt in two ways.
     """
     suffix = SUFFIX if serving.prompt_format is PromptFormat.FIM else ""
     tokens = min(TOKENS, serving.max_new_tokens)
@@ -51,3 +51,9 @@ async def warm_up(triton: TritonClient, serving: ServingOptions) -> None:
                 raise BringUpFailed(WARM_UP_FAILED, message, retryable=False)
     except TritonRefused as error:
         raise make_warm_up_failure(str(error)) from error
+    except TritonSlow as error:
+        message = (
+            f"The engine's first completions take too long ({error}): raise spec.serving.resources.limits.cpu, or "
+            "lower spec.engine.limits.inputTokens."
+        )
+        raise BringUpFailed(WARM_UP_FAILED, message, retryable=True) from error

@@ -93,12 +93,12 @@ class Queue(ApiModel):
 
     max_requests: Annotated[
         int,
-        Field(ge=0, le=100_000, description="Most requests that wait (requests); one more is answered with 429."),
+        Field(ge=0, le=100_000, description="Most requests that wait in each router; one more is answered with 429."),
     ] = 64
     deadline: Annotated[
         Duration,
         make_duration_schema("queue-deadline-range", "1ms", "10m", "deadline must be between 1ms and 10m"),
-        Field(description="Longest wait for a free replica (duration, such as 2s); then the answer is 503."),
+        Field(description="Longest wait for a free replica (duration, such as 2s); then the answer is 429."),
     ] = Duration("2s")
 
 

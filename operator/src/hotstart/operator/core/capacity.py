@@ -45,7 +45,7 @@ class Capacity:
     """What one replica holds.
 
     ``concurrency``: requests at once within the SLO. ``work``: what demand is measured against, in lone requests' worth
-    of work done at once (``profile.sustained_work``). ``cap``: most requests that routers send a pod at once.
+    of work done at once (``profile.sustained_work``). ``cap``: most requests that all routers send a pod at once.
     ``misfit``: why no profile counts, '' where one does. ``lone_ms``: latency of a lone request by that profile (ms);
     ``lone_misses``: it alone takes longer than the SLO.
     """

@@ -186,6 +186,11 @@ def sentence_of(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+# Requests that may wait in a pod. The router's queue is the only deep one; this is for what several routers send at the
+# same moment, and for requests whose cancellation is still on its way.
+POD_QUEUE = 8
+
+
 def make_serving_options(spec: CompletionModelSpec) -> ServingOptions:
     """The serving options that go to pods, and to the Jobs that check them against the tokenizer."""
     serving, markers = spec.serving, spec.serving.prompt.markers
@@ -201,7 +206,7 @@ def make_serving_options(spec: CompletionModelSpec) -> ServingOptions:
         inter_threads=serving.inter_threads,
         intra_threads=serving.intra_threads,
         slo_ms=spec.slo.latency.milliseconds,
-        queue_limit=serving.queue.max_requests,
+        queue_limit=POD_QUEUE,
     )
 
 

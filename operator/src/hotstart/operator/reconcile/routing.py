@@ -89,8 +89,10 @@ class Routing:
             place = (model.metadata.namespace, model.metadata.name)
             facts = gather_pods(by_model.get(place, ()), self.memory.reports)
             created = int(seconds_of(model.metadata.creation_timestamp) or 0)
-            cap = gather_capacity(self.observed, model).cap
-            routes.append(make_route(model, facts, cap=cap, created=created, reason=why_not(model), now=now))
+            cap, routers = gather_capacity(self.observed, model).cap, len(self.routers)
+            routes.append(
+                make_route(model, facts, cap=cap, routers=routers, created=created, reason=why_not(model), now=now)
+            )
         self._publish_routes(tuple(routes), serving)
 
     def _publish_routes(self, routes: tuple[ModelRoute, ...], serving: Iterable[dict[str, Any]]) -> None:
@@ -174,8 +176,8 @@ def why_not(model: CompletionModel) -> str:
 
 
 def make_router_pod(pod: dict[str, Any]) -> RouterPod | None:
-    """A router's address; None while it has none."""
+    """A router's address; None while it has none. One that is told to end still sends, and has statistics to tell."""
     status = pod.get("status", {})
-    if not status.get("podIP") or status.get("phase") != "Running" or pod["metadata"].get("deletionTimestamp"):
+    if not status.get("podIP") or status.get("phase") != "Running":
         return None
     return RouterPod(pod["metadata"]["uid"], f"{bracket(status['podIP'])}:{PORT_ROUTER_EXCHANGE}")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import ctypes
 import json
 import random
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from hotstart.engines.triton.completion.options import RequestOptions
+from hotstart.engines.triton.completion.sampling import choose_token
 
 OnToken = Callable[[int], bool]  # a token's id -> whether to end the generation with it
 Cancelled = Callable[[], bool]
+OnStep = Callable[[Any], bool]  # a step of CTranslate2 -> whether to end the generation with it
+MOST_LOGITS_BYTES = 16 * 1024 * 1024  # CTranslate2 keeps those of all steps until the last one
 
 
 def never() -> bool:
@@ -77,68 +80,76 @@ def read_facts(folder: Path) -> EngineFacts:
 class CTranslate2Engine:
     """One ``ctranslate2.Generator`` whose workers share the weights.
 
-    The static-prompt cache is not used: it has no bound. CTranslate2 seeds its random numbers by thread and once, so a
-    request with a seed of its own runs on a generator loaded for it: one such request at a time, and as long as it runs
-    the engine is in memory twice.
+    The static-prompt cache is not used: it has no bound. CTranslate2 seeds its random numbers by thread and once. So
+    for a request with a seed of its own the engine decodes greedily and tells its logits, the token is drawn from them
+    here, and where it is another than the engine's own, the engine begins anew behind it. Such a request takes no
+    memory, and a prefill more for each token that is not the likeliest.
     """
 
     def __init__(self, folder: Path, facts: EngineFacts, *, inter_threads: int, intra_threads: int) -> None:
-        self._folder = folder
-        self._intra_threads = intra_threads
+        import ctranslate2
+
         self._end_tokens = facts.eos_ids
         self._names: list[str] = json.loads((folder / "vocabulary.json").read_text())
-        self._generator = self._load(inter_threads)
+        self._generator = ctranslate2.Generator(
+            str(folder), device="cpu", inter_threads=inter_threads, intra_threads=intra_threads
+        )
         give_back_memory()
-        self._seeding = threading.Lock()
 
     def generate(
         self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken, cancelled: Cancelled = never
     ) -> Measured:
-        if options.seed is None or options.temperature == 0:
-            self._run(self._generator, prompt, options, on_token)
+        if options.seed is not None and options.temperature > 0:
+            self._draw(prompt, options, on_token, cancelled)
             return NOTHING_MEASURED
-        import ctranslate2
 
-        with self._seeding:
-            ctranslate2.set_random_seed(options.seed)
-            try:
-                self._run(self._load(1), prompt, options, on_token)
-            finally:
-                ctranslate2.set_random_seed(random.getrandbits(32))
-                give_back_memory()
+        def take(step: Any) -> bool:
+            return step.token_id in self._end_tokens or on_token(step.token_id)
+
+        self._run(prompt, options.max_tokens, take, **make_sampling(options))
         return NOTHING_MEASURED
 
     def close(self) -> None:
         """Nothing: the generator ends with its last reference."""
 
-    def _load(self, inter_threads: int) -> Any:
-        import ctranslate2
+    def _draw(self, prompt: Sequence[int], options: RequestOptions, on_token: OnToken, cancelled: Cancelled) -> None:
+        source = random.Random(options.seed)
+        tokens, over = list(prompt), False
+        limit = len(prompt) + options.max_tokens
+        longest = max(1, MOST_LOGITS_BYTES // (4 * len(self._names)))
 
-        return ctranslate2.Generator(
-            str(self._folder), device="cpu", inter_threads=inter_threads, intra_threads=self._intra_threads
-        )
+        def take(step: Any) -> bool:
+            nonlocal over
+            token = choose_token(read_logits(step), options, source.random())
+            over = token in self._end_tokens or on_token(token)
+            tokens.append(token)
+            return over or token != step.token_id
 
-    def _run(self, generator: Any, prompt: Sequence[int], options: RequestOptions, on_token: OnToken) -> None:
+        while not over and len(tokens) < limit and not cancelled():
+            before = len(tokens)
+            greedy = make_sampling(RequestOptions(max_tokens=options.max_tokens))
+            self._run(tuple(tokens), min(longest, limit - before), take, return_logits_vocab=True, **greedy)
+            over = over or len(tokens) == before  # it has nothing to say
+
+    def _run(self, prompt: Sequence[int], limit: int, take: OnStep, **sampling: Any) -> None:
         failures: list[Exception] = []
-        ends, listeners = self._end_tokens, [on_token]
+        listeners = [take]
 
         def on_step(step: Any) -> bool:
-            if step.token_id in ends:
-                return True
             try:
-                return listeners[0](step.token_id)
+                return listeners[0](step)
             except Exception as error:  # noqa: BLE001  # must not cross CTranslate2's threads; raised below
                 failures.append(error)
                 return True
 
         try:
-            generator.generate_batch(
+            self._generator.generate_batch(
                 [[self._names[token] for token in prompt]],
-                max_length=options.max_tokens,
+                max_length=limit,
                 include_prompt_in_result=False,
                 end_token=list(self._end_tokens),
                 callback=on_step,
-                **make_sampling(options),
+                **sampling,
             )
         finally:
             # A worker's thread may let go of on_step later than this one; were it the last to hold the engine, it would
@@ -146,6 +157,13 @@ class CTranslate2Engine:
             listeners.clear()
         if failures:
             raise failures[0]
+
+
+def read_logits(step: Any) -> Any:
+    """The logits of one step of CTranslate2, one a token of the vocabulary, as float32."""
+    import ctranslate2
+
+    return np.array(step.logits.to(ctranslate2.DataType.float32)).reshape(-1)
 
 
 def give_back_memory() -> None:
