@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -246,7 +246,7 @@ def test_two_generations_never_share_an_id() -> None:
 def test_greedy_says_nothing_of_chance_and_sampling_always_has_a_seed(options: RequestOptions, chance: int) -> None:
     inputs = make_inputs([1, 2], options, FACTS, chance=chance)
     assert inputs[names.OUTPUT_LENGTH] == [options.max_tokens]
-    assert inputs[names.END_ID] == [2]
+    assert inputs[names.END_ID] == inputs[names.PAD_ID] == (2,)
     if options.temperature == 0:
         assert inputs[names.TOP_K] == [1]
         assert not {names.TEMPERATURE, names.TOP_P, names.SEED} & set(inputs)
@@ -255,3 +255,8 @@ def test_greedy_says_nothing_of_chance_and_sampling_always_has_a_seed(options: R
         assert inputs[names.TOP_P] == [options.top_p]
         assert inputs[names.TOP_K] == [options.top_k]
         assert inputs[names.TEMPERATURE] == [options.temperature]
+
+
+def test_without_end_tokens_the_engine_is_told_of_none() -> None:
+    inputs = make_inputs([1, 2], RequestOptions(max_tokens=4), replace(FACTS, eos_ids=()), chance=0)
+    assert not {names.END_ID, names.PAD_ID} & set(inputs)

@@ -59,16 +59,17 @@ def make_inputs(
     """Input name -> values of one sequence. Pure; ``chance`` seeds a sampled request that names no seed.
 
     Without a seed the engine would take the same one for every request. Greedy is top k 1, which needs no temperature.
+    Where no token ends a text, the engine takes none for the end: it runs on to the limit.
     """
     inputs: dict[str, Sequence[Any]] = {
         names.INPUT_IDS: prompt,
         names.INPUT_LENGTHS: [len(prompt)],
         names.OUTPUT_LENGTH: [options.max_tokens],
-        names.END_ID: [facts.eos_ids[0]],
-        names.PAD_ID: [facts.eos_ids[0]],
         names.STREAMING: [True],
         names.PERF_METRICS: [True],
     }
+    if facts.eos_ids:
+        inputs |= {names.END_ID: facts.eos_ids[:1], names.PAD_ID: facts.eos_ids[:1]}
     if options.temperature == 0:
         return {**inputs, names.TOP_K: [1]}
     return {
