@@ -127,7 +127,8 @@ def judge_attainable(model: CompletionModel, capacity: Capacity) -> Verdict:
     size = f"{model.spec.engine.limits.input_tokens} + {model.spec.serving.max_new_tokens} tokens"
     lone = f"A lone request of {size} takes {capacity.lone_ms:.0f} ms, the SLO is {slo} ms"
     if capacity.lone_misses:
-        return Verdict(kind, False, Reason.LONE_REQUEST_MISSES_SLO, f"{lone}: more replicas will not help.")
+        doubt = " The calibration was noisy: the engine may be faster." if capacity.noisy else ""
+        return Verdict(kind, False, Reason.LONE_REQUEST_MISSES_SLO, f"{lone}: more replicas will not help.{doubt}")
     return Verdict(kind, True, Reason.ATTAINABLE, f"{lone}; a replica holds {capacity.describe()}.")
 
 
