@@ -38,6 +38,7 @@ class ScorerFactory(Protocol):
 
         Raises:
             BrokenEngine: it cannot be loaded.
+            Retryable: the machine does not let it be; so of both methods of the scorer.
         """
 
 

@@ -57,6 +57,7 @@ def verify_engine(
 
     Raises:
         Terminal: VerificationFailed with what was seen; CheckpointCorrupt.
+        Retryable: the machine stood in the way; of the engine nothing is known.
     """
     tokenizer = parse_tokenizer(subject.checkpoint.tokenizer_json)
     samples = load_samples()
