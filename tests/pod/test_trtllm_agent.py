@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hotstart.engines.pod_agent.cli import parse_server
 from hotstart.engines.pod_agent.load_failures import REMEDIES, make_load_failure
 from hotstart.engines.pod_agent.loading import ServerFacts
 from hotstart.engines.runtimes.tensorrt_llm.failures import KNOWN
+from hotstart.engines.triton.completion.names import REQUESTS
 from hotstart.exchange.messages import PodRequest, PodState
 
 from tests.router.bench import MODEL, make_settings, running_router
@@ -68,6 +70,13 @@ async def bring_up(pod: Pod, request: PodRequest) -> None:
 
 def triton_log(pod: Pod) -> str:
     return (pod.root / "triton.log").read_text()
+
+
+async def outcomes(pod: Pod) -> dict[str, int]:
+    """Requests that the completion model has ended, by how."""
+    async with pod.session.get(f"http://127.0.0.1:{pod.plan.metrics_port}/metrics") as response:
+        lines = re.findall(rf'^{REQUESTS}{{.*outcome="(\w+)".*}} (\d+)', await response.text(), re.MULTILINE)
+    return {outcome: int(count) for outcome, count in lines}
 
 
 def loads(pod: Pod, model: str) -> int:
@@ -222,6 +231,11 @@ async def test_clients_complete_stream_and_cancel_through_the_router(gpu_pod: Po
             return (report.in_flight, report.queued) == (0, 0)
 
         await until(idle, "a pod with nothing in flight")
+
+        async def counted() -> bool:
+            return await outcomes(gpu_pod) == {"completed": 3, "cancelled": 2, "failed": 0}
+
+        await until(counted, "both long requests cancelled, and the others completed")
 
 
 SAID = {
