@@ -59,10 +59,10 @@ async def direct(completion_server: TritonServer) -> AsyncIterator[Stream]:
 
 @pytest.fixture
 def running(server: TritonServer) -> Callable[[], Any]:
-    return lambda: read_gauge(server, "running")
+    return lambda: read_metric(server, "running")
 
 
-async def read_gauge(server: TritonServer, name: str) -> float:
+async def read_metric(server: TritonServer, name: str) -> float:
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"http://{server.metrics}/metrics") as response,
@@ -72,7 +72,7 @@ async def read_gauge(server: TritonServer, name: str) -> float:
 
 
 async def _is(server: TritonServer, name: str, value: int) -> bool:
-    return await read_gauge(server, name) == value
+    return await read_metric(server, name) == value
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,25 @@ async def test_a_stop_string_ends_the_generation_in_the_engine(stream: Stream, r
     await until(lambda: _idle(running), "an idle engine")
 
 
-async def test_what_the_engine_measured_stands_in_the_details(stream: Stream) -> None:
+async def test_what_the_engine_measured_stands_in_the_details_and_in_metrics(
+    server: TritonServer, stream: Stream
+) -> None:
     prompt = "total = total + values[index] * weights[index]\n" * 6
+    queued = await read_metric(server, "engine_queue_seconds_count")
+    reused = await read_metric(server, "reused_blocks_total")
     [first] = await stream.end(stream.send(message("first", prompt=prompt, max_tokens=2)))
     [second] = await stream.end(stream.send(message("second", prompt=prompt, max_tokens=2)))
     assert first["reused_blocks"] == 0
     assert second["reused_blocks"] > 0
     assert 0 <= second["engine_queue_ms"] < 60_000
+
+    async def counted() -> bool:
+        return (
+            await read_metric(server, "engine_queue_seconds_count") >= queued + 2
+            and await read_metric(server, "reused_blocks_total") >= reused + second["reused_blocks"]
+        )
+
+    await until(counted, "both requests in the metrics")
 
 
 async def test_a_seed_repeats_and_no_seed_varies(stream: Stream) -> None:

@@ -98,7 +98,11 @@ class TritonPythonModel:
             self._engine.prove()
         self._scheduler = Scheduler(workers, self._serving.queue_limit)
         self._metrics = Metrics(
-            pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms, load=self._scheduler.load
+            pb_utils,
+            model=parameters["model"],
+            slo_ms=self._serving.slo_ms,
+            load=self._scheduler.load,
+            engine_measures=facts.runtime == TENSORRT_LLM,
         )
 
     def execute(self, requests: list[Any]) -> None:
