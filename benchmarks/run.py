@@ -12,7 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ALONE = (
     *("exchange", "loadgen", "router", "completion", "key", "transfers", "convert_mpt", "reference", "replit_laptop"),
-    *("verify", "calibrate"),
+    *("verify", "calibrate", "tensorrt_llm_path"),
 )
 IN_DEMO = ("first_write", "memory")
 RUNNING = HERE.parent / "build" / "cluster" / "cluster.json"

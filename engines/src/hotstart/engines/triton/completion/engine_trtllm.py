@@ -116,6 +116,8 @@ def read_tokens(message: Mapping[str, Any]) -> list[int]:
 
 def read_measured(message: Mapping[str, Any]) -> Measured | None:
     """What the engine says of a generation, which stands in one of its responses. Pure."""
+    if names.ARRIVAL not in message:
+        return None
     values = [_values(message, name) for name in (names.ARRIVAL, names.FIRST_SCHEDULED, names.REUSED_BLOCKS)]
     if not all(values):
         return None
@@ -225,12 +227,12 @@ class TrtllmEngine:
             response = connection.getresponse()
             for line in _read_lines(response):
                 if text := line.removeprefix(DATA).strip():
-                    message = _checked(json.loads(text))
+                    message = _checked(json.loads(text.decode()))  # of bytes json would guess the encoding
                     answered = True
                     yield message
             if response.status != http.client.OK:
                 raise CompletionError(f"the engine failed: HTTP status {response.status}")
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no UTF-8
             raise CompletionError(f"the engine failed: {PATH} at {self._address}: {error!r}") from error
         except (OSError, http.client.HTTPException) as error:
             what = f"{PATH} at {self._address}: {error!r}"
