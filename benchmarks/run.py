@@ -21,7 +21,7 @@ BENCH = ROOT / "build" / "bench"
 IN_DEMO = ("memory", "first_write")
 ALONE = (
     *("exchange", "loadgen", "router", "router_streams", "completion", "key", "transfers"),
-    *("convert_mpt", "reference", "replit_laptop", "verify", "calibrate"),
+    *("convert_mpt", "reference", "replit_laptop", "verify", "calibrate", "tensorrt_llm_path"),
 )
 RUNNING = ROOT / "build" / "cluster" / "cluster.json"
 LIMIT_SECONDS = 1800.0  # of one benchmark

@@ -17,7 +17,7 @@ from hotstart.engines.calibrate.fit import TOLERANCE, Machine, fit
 from hotstart.engines.calibrate.local import LocalCompletion
 from hotstart.engines.calibrate.measure import Prompts, Sweeper
 from hotstart.engines.calibrate.plan import CPU_BUDGET, Budget, SweepPlan, is_wanted, make_plan
-from hotstart.engines.calibrate.samples import CalibrationFailed, Step, StepResult, Timing, percentile
+from hotstart.engines.calibrate.samples import CalibrationFailed, Step, StepResult, Timing, make_timing, percentile
 from hotstart.engines.profile import LoadPoint, LonePoint, Profile, concurrency_within, lone_latency, usable_cpus
 from hotstart.engines.recipe import EngineLimits
 from hotstart.exchange.messages import ServingOptions
@@ -174,9 +174,13 @@ def test_the_plan_stays_within_the_engine_s_limits(limits: EngineLimits, read: i
 
 @dataclass
 class FakeEngine:
-    """A machine on a clock of its own: each request advances it by ``seconds``. Implements ``Submit``."""
+    """A machine on a clock of its own: each request advances it by ``seconds``. Implements ``Submit``.
+
+    ``cold``: how much longer its first request takes.
+    """
 
     seconds: float
+    cold: float = 0.0
     now: float = 0.0
     requests: int = 0
     fails_at: int = 0
@@ -190,7 +194,7 @@ class FakeEngine:
 
     def __call__(self, prompt, new_tokens):
         with self.lock:
-            self.now += self.seconds
+            self.now += self.seconds + (self.cold if self.requests == 0 else 0.0)
             self.requests += 1
             self.prompts.append(tuple(prompt))
             if self.requests == self.fails_at:
@@ -198,20 +202,38 @@ class FakeEngine:
             return Timing(len(prompt), new_tokens, self.seconds * 500, self.seconds * 1000)
 
 
-@given(seconds=st.floats(0.02, 4), budget=st.floats(5, 60))
-def test_a_sweep_ends_within_its_budget_or_says_that_it_is_too_short(seconds: float, budget: float) -> None:
-    engine = FakeEngine(seconds)
+@given(seconds=st.floats(0.02, 4), budget=st.floats(5, 60), cold=st.floats(0, 30))
+def test_a_sweep_ends_within_its_budget_or_measures_one_request(seconds: float, budget: float, cold: float) -> None:
+    engine = FakeEngine(seconds, cold)
     plan = make_plan(LIMITS, SERVING, Budget(budget, 0.0))
-    try:
-        sweeps = Sweeper(plan, engine, Prompts(range(500)), clock=engine.clock).run(lambda share: None)
-    except CalibrationFailed as failure:
-        assert "would take more than" in str(failure)
-        assert budget < 8 * seconds
+    sweeps = Sweeper(plan, engine, Prompts(range(500)), clock=engine.clock).run(lambda share: None)
+    assert sweeps[-1][0].step == plan.steps[0]
+    if len(sweeps) == 1:
+        [[lone]] = sweeps
+        assert [timing.latency_ms for timing in lone.timings] == [seconds * 1000]
+        assert engine.requests == 2
+        assert budget < 8 * seconds + cold
         return
     longest = max(result.step.requests for result in sweeps[0]) * seconds
     assert engine.now <= budget + longest
     assert {result.step for result in sweeps[1]} <= {result.step for result in sweeps[0]}
-    assert sweeps[1][0].step == plan.steps[0]
+
+
+def test_a_slow_first_request_does_not_make_an_engine_too_slow() -> None:
+    engine = FakeEngine(0.5, cold=9.0)
+    plan = make_plan(LIMITS, SERVING, Budget(20.0, 0.0))
+    assert len(Sweeper(plan, engine, Prompts(range(500)), clock=engine.clock).run(lambda share: None)) == 2
+
+
+def test_an_engine_too_slow_for_a_sweep_has_the_one_figure_that_was_measured() -> None:
+    engine = FakeEngine(9.0)
+    plan = make_plan(LIMITS, SERVING, CPU_BUDGET)
+    sweeps = Sweeper(plan, engine, Prompts(range(500)), clock=engine.clock).run(lambda share: None)
+    profile = fit(plan, sweeps, Machine(), 1.0)
+    assert profile.lone == (LonePoint(96, 16, 9000.0),)
+    assert [(point.concurrency, point.p95_ms) for point in profile.load] == [(1, 9000.0)]
+    assert profile.noisy, "it was measured once"
+    assert profile == Profile.from_json(json.loads(json.dumps(profile.to_json())))
 
 
 def test_no_two_prompts_are_alike_in_their_beginnings() -> None:
@@ -229,13 +251,34 @@ def test_a_failing_engine_ends_the_calibration() -> None:
         Sweeper(plan, engine, Prompts(range(500)), clock=engine.clock).run(lambda share: None)
 
 
-def test_a_fit_needs_two_sweeps_of_lone_requests() -> None:
+def test_a_fit_needs_lone_requests_in_every_sweep() -> None:
     plan = make_plan(LIMITS, SERVING, CPU_BUDGET)
     sweep = SimulatedMachine(1.0, 10.0).sweep(plan, random.Random(0))
     with pytest.raises(CalibrationFailed, match=r"96 \+ 16 tokens"):
-        fit(plan, [sweep], Machine(), 1.0)
-    with pytest.raises(CalibrationFailed):
         fit(plan, [sweep, ()], Machine(), 1.0)
+    with pytest.raises(CalibrationFailed):
+        fit(plan, [], Machine(), 1.0)
+
+
+def test_the_speed_of_reading_is_of_the_tokens_that_were_read() -> None:
+    plan = make_plan(LIMITS, SERVING, CPU_BUDGET)
+    lone = StepResult(plan.steps[0], (Timing(64, 16, 100.0, 200.0),), 0.2)
+    assert fit(plan, [(lone,), (lone,)], Machine(), 1.0).prefill_tokens_per_second == 640.0
+
+
+@pytest.mark.parametrize(("read", "fails"), [(96, False), (92, False), (91, True), (72, True)])
+def test_a_prompt_that_was_cut_is_no_measurement(read: int, fails: bool) -> None:
+    details = {"completion_tokens": 16, "prompt_tokens": read, "trimmed_tokens": 97 - read, "prefill_ms": 1.0}
+    if fails:
+        with pytest.raises(CalibrationFailed, match=f"of a prompt of 96 tokens {read} were read"):
+            make_timing(details, 96, 16, 2.0)
+    else:
+        assert make_timing(details, 96, 16, 2.0).input_tokens == read
+
+
+def test_an_engine_that_ends_a_text_is_no_measurement() -> None:
+    with pytest.raises(CalibrationFailed, match="generated 3 of 16"):
+        make_timing({"completion_tokens": 3, "prompt_tokens": 96}, 96, 16, 2.0)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(1, 100))

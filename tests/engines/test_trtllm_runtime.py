@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -28,6 +29,7 @@ from hotstart.engines.runtimes.tensorrt_llm.tool import RUNNING, kill_running
 from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.toolchains import find_toolchain
 from hotstart.engines.verify.scorer import BrokenEngine
+from hotstart.engines.verify.verify import Subject, verify_engine
 
 from tests.engines.trtllm_world import make_world
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
@@ -291,13 +293,60 @@ def test_an_engine_is_asked_through_a_process(scored: Any) -> None:
 def test_an_engine_that_does_not_load_is_broken(scored: Any) -> None:
     with pytest.raises(BrokenEngine, match="cannot be loaded: RuntimeError: Failed to deserialize"):
         scored("broken")
-    with pytest.raises(BrokenEngine, match=r"out of memory.*the GPU's memory is full"):
-        scored("dies")
     assert not RUNNING
 
 
-def test_an_engine_whose_process_ends_between_questions_is_broken(scored: Any) -> None:
+def test_an_engine_whose_process_ends_in_unknown_words_is_broken(places: dict[str, Path]) -> None:
+    with pytest.raises(BrokenEngine, match=r"cannot be run: its process failed with exit 3, saying .*never seen"):
+        play("import sys; sys.stderr.write('words never seen\\n'); sys.exit(3)", places["engine"])
+    assert not RUNNING
+
+
+def play(script: str, folder: Path) -> TensorRTLLMScorer:
+    """A scorer whose process is a script of Python."""
+    return TensorRTLLMScorer(folder, program=(sys.executable, "-c", script))
+
+
+def test_a_process_that_is_killed_says_nothing_of_the_engine(scored: Any) -> None:
     scorer = scored()
     scorer._process.kill()
-    with pytest.raises(BrokenEngine, match="cannot be run"):
+    with pytest.raises(Retryable, match=r"was killed \(exit 137\)") as failure:
         scorer.top_tokens([1, 2], [0])
+    assert failure.value.reason is Reason.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "said"),
+    [
+        ("print('CUDA error: out of memory', file=sys.stderr); sys.exit(1)", Reason.OUT_OF_MEMORY, "memory is full"),
+        (
+            'print(json.dumps({"error": "the engine cannot be loaded: RuntimeError: No CUDA GPUs are available"}))',
+            Reason.ACCELERATOR_MISMATCH,
+            "sees no usable GPU",
+        ),
+        ("time.sleep(600)", Reason.BUILD_FAILED, "has not answered within 1 s"),
+    ],
+)
+def test_what_the_machine_does_quarantines_no_engine(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, script: str, reason: Reason, said: str
+) -> None:
+    seconds = 1.0 if "sleep" in script else 60.0
+    monkeypatch.setattr("hotstart.engines.runtimes.tensorrt_llm.scorer.LOAD_SECONDS", seconds)
+    with pytest.raises(Retryable, match=said) as failure:
+        play(f"import json, sys, time; {script}", places["engine"])
+    assert failure.value.reason is reason
+    assert not RUNNING
+
+
+def test_a_gpu_that_is_full_while_an_engine_is_verified_is_no_verdict(scored: Any, places: dict[str, Path]) -> None:
+    with pytest.raises(Retryable, match="out of memory"):
+        scored("dies")
+
+    class Full:
+        def open_scorer(self, folder: Path, recipe: EngineRecipe) -> TensorRTLLMScorer:
+            return scored("dies")
+
+    subject = Subject(SafetensorsFolder(places["source"]), "c", "t", MPT, places["engine"])
+    with pytest.raises(Retryable, match="out of memory") as failure:
+        verify_engine(Full(), subject, places["engine"].with_name("kept"))
+    assert failure.value.reason is Reason.OUT_OF_MEMORY

@@ -11,6 +11,7 @@ from hotstart.engines.manifest import Manifest
 from hotstart.engines.profile import LoadPoint, LonePoint, Profile
 from hotstart.exchange.messages import LATENCY_EDGES_MS, ModelSecond
 from hotstart.operator.api import CompletionModel, CompletionModelSpec, Engine, Reason
+from hotstart.operator.api.engine import Repeatability
 from hotstart.operator.core.calibrator import replica_limits, with_calibrator
 from hotstart.operator.core.capacity import (
     Capacity,
@@ -127,11 +128,6 @@ def test_on_call_s_own_figure_wins() -> None:
             "calibrated with requests of 96 + 16 tokens, they may have 96 + 32",
         ),
         (make_spec(percentile=99), SERIAL, "calibration measures P95, the SLO is about P99"),
-        (
-            make_spec(),
-            replace(SERIAL, noise=0.2512),
-            "its calibration was noisy: sweeps differ by 25.1%, more than 25.0%",
-        ),
     ],
 )
 def test_a_profile_that_was_measured_otherwise_does_not_count(
@@ -143,6 +139,24 @@ def test_a_profile_that_was_measured_otherwise_does_not_count(
     verdict = judge_attainable(make_model(spec), capacity)
     assert (verdict.holds, verdict.reason) == (None, Reason.NOT_MEASURED)
     assert why[1:] in verdict.message
+
+
+def test_a_noisy_profile_counts_and_says_so() -> None:
+    spec, noisy = make_gpu_spec(), replace(GPU, noise=0.2512)
+    capacity = decide(spec, noisy)
+    assert capacity == replace(decide(spec, GPU), noisy=True)
+    assert capacity.describe() == "28 requests at once, the work of 5.6 (calibrated, noisy)"
+    assert make_profile_status(noisy).repeatability is Repeatability.NOISY
+
+
+def test_an_engine_that_was_measured_once_and_misses_the_slo_makes_it_unattainable() -> None:
+    slow = replace(GPU, lone=(LonePoint(96, 16, 9000.0),), load=(LoadPoint(1, 9000.0, 1.8),), noise=1.0)
+    spec = make_gpu_spec()
+    capacity = decide(spec, slow)
+    assert (capacity.concurrency, capacity.cap, capacity.lone_misses) == (1, 1, True)
+    verdict = judge_attainable(make_model(spec), capacity)
+    assert (verdict.holds, verdict.reason) == (False, Reason.LONE_REQUEST_MISSES_SLO)
+    assert "takes 9000 ms" in verdict.message and "noisy" in verdict.message
 
 
 def test_more_cpus_than_threads_make_no_difference() -> None:

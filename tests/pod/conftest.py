@@ -13,13 +13,19 @@ from hotstart.exchange.signing import make_jwks, make_signing_key
 
 from tests.support.pod import Pod, Store, make_serving, write_repository
 from tests.support.tiny_checkpoint import TinyShape
-from tests.support.tiny_engine import write_tiny_engine
+from tests.support.tiny_engine import write_tiny_engine, write_verified_engine
 from tests.support.triton import TritonServer, free_port, make_shared_memory_prefix, start_triton
 
 
 @pytest.fixture(scope="session")
 def engine_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_engine(tmp_path_factory.mktemp("engine") / "tiny", shape=TinyShape(context=512))
+
+
+@pytest.fixture(scope="session")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine with its golden questions."""
+    return write_verified_engine(tmp_path_factory.mktemp("engine") / "verified", shape=TinyShape(context=512))
 
 
 @pytest.fixture(scope="session")

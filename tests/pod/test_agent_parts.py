@@ -42,9 +42,10 @@ def test_the_way_to_ready_and_back() -> None:
     ]
 
 
-def test_only_warm_models_and_adopted_ones_become_ready() -> None:
+def test_only_warm_models_become_ready_adopted_ones_too() -> None:
     ways = {event for (_, event), target in TABLE.items() if target is PodState.READY}
-    assert ways == {Event.WARMED, Event.ADOPTED}
+    assert ways == {Event.WARMED}
+    assert next_state(PodState.EMPTY, Event.ADOPTED) is PodState.WARMING
 
 
 def test_every_busy_state_may_fail_and_every_state_takes_an_assignment() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hotstart.engines.triton.completion.errors import Overloaded
-from hotstart.engines.triton.completion.scheduler import Load, Scheduler
+from hotstart.engines.triton.completion.scheduler import ASKED_AT_ONCE, Load, Scheduler
 
 BACKSTOP = 20.0
 
@@ -134,3 +134,17 @@ def test_closing_runs_what_was_taken_and_takes_no_more() -> None:
     assert [job.fate for job in jobs] == ["ran", "ran"]
     with pytest.raises(Overloaded, match="unloaded"):
         scheduler.submit(StepJob("c"))
+
+
+def test_every_client_that_leaves_is_noticed_however_many_run() -> None:
+    scheduler = Scheduler(workers=5 * ASKED_AT_ONCE, limit=0)
+    jobs = submit(scheduler, *(str(number) for number in range(5 * ASKED_AT_ONCE)))
+    for job in jobs:
+        assert job.started.wait(BACKSTOP)
+    for job in jobs[::3]:
+        job.left = True
+    for job in jobs[::3]:
+        assert job.ended.wait(BACKSTOP), job.id
+    settle(*jobs)
+    assert [job.fate for job in jobs[:3]] == ["cancelled while running", "ran", "ran"]
+    scheduler.close()

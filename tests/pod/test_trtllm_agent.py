@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hotstart.engines.pod_agent.cli import parse_server
 from hotstart.engines.pod_agent.load_failures import REMEDIES, make_load_failure
 from hotstart.engines.pod_agent.loading import ServerFacts
 from hotstart.engines.runtimes.tensorrt_llm.failures import KNOWN
+from hotstart.engines.triton.completion.names import REQUESTS
 from hotstart.exchange.messages import PodRequest, PodState
 
 from tests.router.bench import MODEL, make_settings, running_router
@@ -21,7 +23,7 @@ from tests.router.bench import until as until_true
 from tests.support.pod import Pod, Store, make_assignment, make_serving, until
 from tests.support.standin_engine import make_backends, write_standin_engine
 from tests.support.tiny_checkpoint import TinyShape
-from tests.support.tiny_engine import write_tiny_engine
+from tests.support.tiny_engine import tamper_with_goldens, write_tiny_engine
 from tests.support.triton import free_port
 
 DEVICE = "expecting compute 8.6 got compute 8.0"
@@ -66,8 +68,19 @@ async def bring_up(pod: Pod, request: PodRequest) -> None:
     await pod.reach(request, PodState.READY)
 
 
+def triton_log(pod: Pod) -> str:
+    return (pod.root / "triton.log").read_text()
+
+
+async def outcomes(pod: Pod) -> dict[str, int]:
+    """Requests that the completion model has ended, by how."""
+    async with pod.session.get(f"http://127.0.0.1:{pod.plan.metrics_port}/metrics") as response:
+        lines = re.findall(rf'^{REQUESTS}{{.*outcome="(\w+)".*}} (\d+)', await response.text(), re.MULTILINE)
+    return {outcome: int(count) for outcome, count in lines}
+
+
 def loads(pod: Pod, model: str) -> int:
-    return (pod.root / "triton.log").read_text().count(f"successfully loaded '{model}'")
+    return triton_log(pod).count(f"successfully loaded '{model}'")
 
 
 @pytest.mark.integration
@@ -75,7 +88,7 @@ async def test_the_engine_is_loaded_first_and_once(gpu_pod: Pod, gpu_store: Stor
     await bring_up(gpu_pod, request_for(gpu_store))
     text = await gpu_pod.complete()
     assert text == await gpu_pod.complete() != ""
-    log = (gpu_pod.root / "triton.log").read_text()
+    log = triton_log(gpu_pod)
     assert log.index("loading: tensorrt_llm:1") < log.index("loading: completion:1")
     changed = request_for(gpu_store, generation=2, serving=make_serving(max_new_tokens=3))
     await gpu_pod.ask(changed)
@@ -96,6 +109,35 @@ async def test_a_restarted_agent_adopts_both_models(gpu_pod: Pod, gpu_store: Sto
     gpu_pod.start_agent()
     await until(gpu_pod.ready, "ready without the operator")
     assert loads(gpu_pod, "tensorrt_llm") == loads(gpu_pod, "completion") == 1
+
+
+@pytest.mark.integration
+async def test_only_an_engine_that_answers_its_golden_questions_is_served(
+    gpu_pod: Pod, gpu_store: Store, verified: Path
+) -> None:
+    write_standin_engine(gpu_store.folder, verified)
+    await bring_up(gpu_pod, request_for(gpu_store))
+    assert await gpu_pod.complete()
+
+
+@pytest.mark.integration
+async def test_one_that_does_not_is_never_served_whoever_finds_it_loaded(
+    gpu_pod: Pod, gpu_store: Store, verified: Path
+) -> None:
+    """Triton goes on holding it as ready; the agent that comes after asks it too."""
+    write_standin_engine(gpu_store.folder, verified)
+    tamper_with_goldens(gpu_store.folder)
+    gpu_pod.start_agent()
+    await gpu_pod.start_triton()
+    for restarts in range(2):
+        report = await gpu_pod.reach(request_for(gpu_store), PodState.FAILED, PodState.READY)
+        assert report.failure is not None, f"served after {restarts} restarts"
+        assert (report.failure.reason, report.failure.retryable) == ("VerificationFailed", False)
+        assert not await gpu_pod.ready()
+        gpu_pod.end_agent(signal.SIGKILL)
+        gpu_pod.start_agent()
+    assert "adopted a loaded model" in gpu_pod.log
+    assert loads(gpu_pod, "completion") == 1
 
 
 @pytest.mark.integration
@@ -189,6 +231,11 @@ async def test_clients_complete_stream_and_cancel_through_the_router(gpu_pod: Po
             return (report.in_flight, report.queued) == (0, 0)
 
         await until(idle, "a pod with nothing in flight")
+
+        async def counted() -> bool:
+            return await outcomes(gpu_pod) == {"completed": 3, "cancelled": 2, "failed": 0}
+
+        await until(counted, "both long requests cancelled, and the others completed")
 
 
 SAID = {

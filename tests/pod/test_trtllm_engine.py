@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from hotstart.engines.triton import trtllm_tensors as names
+from hotstart.engines.triton.completion import engine_trtllm as module
 from hotstart.engines.triton.completion.engine import NOTHING_MEASURED, EngineFacts, Measured
 from hotstart.engines.triton.completion.engine_trtllm import TrtllmEngine, make_inputs, make_stop_inputs
-from hotstart.engines.triton.completion.errors import CompletionError
+from hotstart.engines.triton.completion.errors import CompletionError, Overloaded
 from hotstart.engines.triton.completion.options import RequestOptions
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,12 +57,17 @@ class FakeTriton:
     stopped: threading.Event = field(default_factory=threading.Event)
     stop_fails: bool = False
     stops_lost: int = 0  # so many stops come before their request, and end nothing
+    stops_held: int = 0  # so many stops are not answered before ``released``, and end nothing
+    released: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, request: dict[str, Any]) -> Iterator[FakeResponse]:
         self.requests.append(request)
         if names.STOP not in request:
             return self.script(self)
-        if self.stops_lost > 0:
+        if self.stops_held > 0:
+            self.stops_held -= 1
+            self.released.wait(BACKSTOP)
+        elif self.stops_lost > 0:
             self.stops_lost -= 1
         else:
             self.stopped.set()
@@ -77,7 +85,7 @@ class FakeTriton:
                 self.send_response(200)
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
-                with contextlib.suppress(ConnectionAbortedError):
+                with contextlib.suppress(ConnectionError):  # the script cuts it off, or its client left
                     for response in triton.answer({"path": self.path, **request}):
                         text = f"data: {json.dumps(response.message())}\n\n".encode()
                         self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
@@ -193,17 +201,65 @@ def test_a_stop_that_overtook_its_request_is_sent_again() -> None:
     assert len(triton.requests) >= 4
 
 
-def test_a_triton_that_does_not_answer_fails_the_request() -> None:
+def test_one_stop_without_an_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS", BACKSTOP)
+
+    def script(triton: FakeTriton) -> Iterator[FakeResponse]:
+        yield FakeResponse()
+        assert triton.stopped.wait(BACKSTOP / 2), "the second stop comes while the first one waits"
+
+    triton = FakeTriton(script, stops_held=1)
+    with triton.serve() as address, ThreadPoolExecutor(2) as pool:
+        engine = TrtllmEngine(address, FACTS)
+        options = RequestOptions(max_tokens=16)
+        for ended in [pool.submit(engine.generate, [7], options, lambda token: False, lambda: True) for _ in range(2)]:
+            ended.result()
+        triton.released.set()
+        engine.close()
+
+
+def test_where_no_stop_gets_through_the_client_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.1)
+    left = threading.Event()
+
+    def script(triton: FakeTriton) -> Iterator[FakeResponse]:
+        try:
+            for token in itertools.count(10):
+                yield token_response(token)
+        finally:
+            left.set()
+            triton.released.set()
+
+    seen, _ = run(FakeTriton(script, stops_held=1), on_token=lambda token: True)
+    assert seen == [10]
+    assert left.wait(BACKSTOP), "Triton sees it"
+
+
+def test_what_triton_cannot_take_any_more_is_for_another_replica() -> None:
+    def script(triton: FakeTriton) -> Iterator[FakeResponse]:
+        raise ConnectionAbortedError  # before the first response
+        yield
+
+    with pytest.raises(Overloaded, match=r"^overloaded: .*ask another one: .*generate_stream at .*IncompleteRead"):
+        run(FakeTriton(script))
+    engine = TrtllmEngine(f"127.0.0.1:{free_port()}", FACTS)
+    with pytest.raises(Overloaded, match="Connection refused"):
+        engine.generate([7], RequestOptions(max_tokens=16), lambda token: False)
+    engine.close()
+
+
+def test_a_triton_that_goes_away_in_the_middle_fails_the_request() -> None:
     def script(triton: FakeTriton) -> Iterator[FakeResponse]:
         yield token_response(10)
         raise ConnectionAbortedError  # the answer is cut off
 
-    with pytest.raises(CompletionError, match=r"generate_stream at .*IncompleteRead"):
+    with pytest.raises(CompletionError, match=r"^internal: .*generate_stream at .*IncompleteRead"):
         run(FakeTriton(script))
-    engine = TrtllmEngine(f"127.0.0.1:{free_port()}", FACTS)
-    with pytest.raises(CompletionError, match="Connection refused"):
-        engine.generate([7], RequestOptions(max_tokens=16), lambda token: False)
-    engine.close()
+
+
+def test_tokens_without_their_number_are_refused() -> None:
+    with pytest.raises(CompletionError, match="output_ids and no sequence_length"):
+        run(plays(FakeResponse({names.OUTPUT_IDS: [10]})))
 
 
 def test_a_stop_that_is_refused_only_lets_the_generation_run_on() -> None:
@@ -246,7 +302,7 @@ def test_two_generations_never_share_an_id() -> None:
 def test_greedy_says_nothing_of_chance_and_sampling_always_has_a_seed(options: RequestOptions, chance: int) -> None:
     inputs = make_inputs([1, 2], options, FACTS, chance=chance)
     assert inputs[names.OUTPUT_LENGTH] == [options.max_tokens]
-    assert inputs[names.END_ID] == [2]
+    assert inputs[names.END_ID] == inputs[names.PAD_ID] == (2,)
     if options.temperature == 0:
         assert inputs[names.TOP_K] == [1]
         assert not {names.TEMPERATURE, names.TOP_P, names.SEED} & set(inputs)
@@ -255,3 +311,8 @@ def test_greedy_says_nothing_of_chance_and_sampling_always_has_a_seed(options: R
         assert inputs[names.TOP_P] == [options.top_p]
         assert inputs[names.TOP_K] == [options.top_k]
         assert inputs[names.TEMPERATURE] == [options.temperature]
+
+
+def test_without_end_tokens_the_engine_is_told_of_none() -> None:
+    inputs = make_inputs([1, 2], RequestOptions(max_tokens=4), replace(FACTS, eos_ids=()), chance=0)
+    assert not {names.END_ID, names.PAD_ID} & set(inputs)

@@ -6,6 +6,7 @@ The stand-in is loaded with the configuration generated for TensorRT-LLM's own b
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import aiohttp
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as grpc
+from hotstart.engines.triton.server import ServerPlan
+from hotstart.router.wire import Fault, read_refusal
 from tritonclient.utils import InferenceServerException
 
 from tests.support.completion_stream import Stream, cancel_message, message
 from tests.support.pod import make_serving, until, write_repository
 from tests.support.standin_engine import make_backends, write_standin_engine
-from tests.support.triton import TritonServer, start_triton
+from tests.support.triton import TritonServer, free_port, start_triton
 
 pytestmark = pytest.mark.integration
 BATCH = 4
@@ -56,15 +59,20 @@ async def direct(completion_server: TritonServer) -> AsyncIterator[Stream]:
 
 @pytest.fixture
 def running(server: TritonServer) -> Callable[[], Any]:
-    async def read() -> float:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://{server.metrics}/metrics") as response,
-        ):
-            lines = (await response.text()).splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("hotstart_completion_running{"))
+    return lambda: read_metric(server, "running")
 
-    return read
+
+async def read_metric(server: TritonServer, name: str) -> float:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{server.metrics}/metrics") as response,
+    ):
+        lines = (await response.text()).splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"hotstart_completion_{name}{{"))
+
+
+async def _is(server: TritonServer, name: str, value: int) -> bool:
+    return await read_metric(server, name) == value
 
 
 @pytest.mark.parametrize(
@@ -101,13 +109,25 @@ async def test_a_stop_string_ends_the_generation_in_the_engine(stream: Stream, r
     await until(lambda: _idle(running), "an idle engine")
 
 
-async def test_what_the_engine_measured_stands_in_the_details(stream: Stream) -> None:
+async def test_what_the_engine_measured_stands_in_the_details_and_in_metrics(
+    server: TritonServer, stream: Stream
+) -> None:
     prompt = "total = total + values[index] * weights[index]\n" * 6
+    queued = await read_metric(server, "engine_queue_seconds_count")
+    reused = await read_metric(server, "reused_blocks_total")
     [first] = await stream.end(stream.send(message("first", prompt=prompt, max_tokens=2)))
     [second] = await stream.end(stream.send(message("second", prompt=prompt, max_tokens=2)))
     assert first["reused_blocks"] == 0
     assert second["reused_blocks"] > 0
     assert 0 <= second["engine_queue_ms"] < 60_000
+
+    async def counted() -> bool:
+        return (
+            await read_metric(server, "engine_queue_seconds_count") >= queued + 2
+            and await read_metric(server, "reused_blocks_total") >= reused + second["reused_blocks"]
+        )
+
+    await until(counted, "both requests in the metrics")
 
 
 async def test_a_seed_repeats_and_no_seed_varies(stream: Stream) -> None:
@@ -174,6 +194,72 @@ async def test_a_client_that_leaves_ends_its_generations(server: TritonServer, r
             await asyncio.gather(*(stream.first[name].wait() for name in names))
         await stream.close()
     await until(lambda: _idle(running), "an idle engine")
+
+
+async def test_a_triton_that_is_ended_completes_what_runs_and_gives_the_rest_away(
+    tmp_path: Path, slow_engine_folder: Path
+) -> None:
+    """Its HTTP port goes first: what waited for a place in the engine is for another replica, says the router."""
+    engine = write_standin_engine(tmp_path / "engine", slow_engine_folder, batch_size=2)
+    serving = make_serving(max_new_tokens=400, max_input_tokens=96, queue_limit=28)
+    repository = write_repository(tmp_path / "repository", engine, serving)
+    backends = make_backends(tmp_path / "backends")
+    like = ServerPlan(
+        repository,
+        address="127.0.0.1",
+        http_port=free_port(),
+        grpc_port=free_port(),
+        metrics_port=free_port(),
+        exit_timeout_seconds=60,
+        load=("tensorrt_llm", "completion"),
+    )
+    made = start_triton(repository, like=like, backends=backends)
+    try:
+        async with grpc.InferenceServerClient(made.grpc) as client:
+            running = [Lone(client, f"runs{number}", max_tokens=120, stream=True) for number in range(2)]
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(each.first.wait() for each in running))
+            waiting = [Lone(client, f"waits{number}", max_tokens=4) for number in range(4)]
+            await until(lambda: _is(made, "waiting", 4), "four requests that wait")
+            made.process.terminate()
+            for details in await asyncio.gather(*(each.end() for each in running)):
+                assert details["completion_tokens"] == 120
+            for each in waiting:
+                with pytest.raises(InferenceServerException) as refusal:
+                    await each.end()
+                assert read_refusal(str(refusal.value)).fault is Fault.OVERLOADED, refusal.value
+    finally:
+        made.stop()
+
+
+class Lone:
+    """One request on a stream of its own, so that a refusal is told apart."""
+
+    def __init__(self, client: grpc.InferenceServerClient, name: str, **options: Any) -> None:
+        self.first = asyncio.Event()
+        self._over = asyncio.Event()
+        self._asked = message(name, **options)
+        self._task = asyncio.create_task(self._read(client.stream_infer(self._requests(), stream_timeout=120)))
+
+    async def _requests(self) -> AsyncIterator[dict[str, Any]]:
+        yield self._asked
+        await self._over.wait()
+
+    async def _read(self, call: Any) -> dict[str, Any]:
+        try:
+            async for result, error in call:
+                if error is not None:
+                    raise error
+                self.first.set()
+                if result.get_response().parameters["triton_final_response"].bool_param:
+                    return dict(json.loads(result.as_numpy("details")[0]))
+        finally:
+            self._over.set()
+        raise AssertionError("the stream ended")
+
+    async def end(self) -> dict[str, Any]:
+        async with asyncio.timeout(60):
+            return await self._task
 
 
 async def test_a_failure_in_the_engine_comes_in_its_own_words(server: TritonServer) -> None:

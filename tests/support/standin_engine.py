@@ -1,6 +1,7 @@
 """An engine folder as the tensorrt_llm runtime leaves it, for ``standin_tensorrt_llm``: but for its ``rank0.engine``.
 
 ``rank0.engine`` is a tar of a CTranslate2 model; ``config.json`` has the fields of trtllm-build's that serving reads.
+The golden questions of a verified engine go with it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
+
+from hotstart.engines.verify.golden import GOLDEN_NAME
 
 from tests.support import triton
 
@@ -36,7 +39,9 @@ def write_standin_engine(folder: Path, ctranslate2_engine: Path, *, batch_size: 
             }
         )
     )
-    (folder / "tokenizer.json").write_bytes((ctranslate2_engine / "tokenizer.json").read_bytes())
+    for name in ("tokenizer.json", GOLDEN_NAME):
+        if (ctranslate2_engine / name).exists():
+            (folder / name).write_bytes((ctranslate2_engine / name).read_bytes())
     return folder
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
 from hotstart.engines.runtimes.ctranslate2 import CTranslate2
+from hotstart.engines.verify.golden import GOLDEN_NAME
 from hotstart.engines.verify.verify import Subject, verify_engine
 
 from tests.support.tiny_checkpoint import TinyShape, write_tiny_checkpoint
@@ -29,3 +31,10 @@ def write_verified_engine(folder: Path, *, shape: TinyShape | None = None, seed:
     subject = Subject(checkpoint, "checkpoint", "tokenizer", RECIPE, folder)
     verify_engine(CTranslate2(), subject, folder.with_name(folder.name + "-expectations"))
     return folder
+
+
+def tamper_with_goldens(folder: Path) -> None:
+    """Another answer to the second of an engine's golden questions."""
+    value = json.loads((folder / GOLDEN_NAME).read_text())
+    value["goldens"][1]["token"] ^= 1
+    (folder / GOLDEN_NAME).write_text(json.dumps(value))

@@ -47,5 +47,9 @@ CHECKPOINT_MOUNT = "/checkpoint"  # where a builder has the claim of a pvc:// ch
 SIGNING_SECRET = "hotstart-exchange-signing"
 LEASE = "hotstart-operator"
 
+# Runtimes of engines, as a model's spec, an assignment and HOTSTART_RUNTIME of a pod name them.
+CTRANSLATE2 = "ctranslate2"
+TENSORRT_LLM = "tensorrt_llm"
+
 # The model's name inside Triton, the same in each pod.
 TRITON_MODEL = "completion"

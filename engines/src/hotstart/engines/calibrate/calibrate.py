@@ -14,6 +14,7 @@ from hotstart.engines.calibrate.fit import Machine, fit
 from hotstart.engines.calibrate.measure import OnShare, Prompts, Submit, Sweeper
 from hotstart.engines.calibrate.plan import CPU_BUDGET, GPU_BUDGET, Budget, make_plan
 from hotstart.engines.calibrate.samples import CalibrationFailed
+from hotstart.engines.errors import EngineError
 from hotstart.engines.profile import Profile, usable_cpus
 from hotstart.engines.recipe import EngineRecipe
 from hotstart.exchange.messages import ServingOptions
@@ -43,6 +44,7 @@ def calibrate(
 
     Raises:
         CalibrationFailed: nothing that makes a profile could be measured.
+        Terminal: VerificationFailed, in Triton the engine does not answer as it was verified.
     """
     runtime = recipe.toolchain.runtime
     if runtime not in OPENINGS:
@@ -53,7 +55,7 @@ def calibrate(
         with opening()(folder, serving) as completion:
             plan = make_plan(recipe.limits, serving, budget or usual)
             sweeps = Sweeper(plan, completion, Prompts(completion.vocabulary)).run(on_share)
-    except CalibrationFailed:
+    except (CalibrationFailed, EngineError):
         raise
     except Exception as error:
         log.exception("calibration failed")  # whatever a runtime raises: a verified engine is kept all the same

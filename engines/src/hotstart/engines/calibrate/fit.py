@@ -4,6 +4,8 @@ Lone latencies and the speed of reading are medians; the P95 at so many clients 
 nearest rank, so that few samples give their largest; and a P95 is never below that of fewer clients. Noise is the
 largest relative difference between the medians of two sweeps at the same step of the longest input: what decisions rest
 on. Interference can only make an engine look slower, so a noisy profile errs to the safe side, and says so.
+
+Where even a lone request was too slow for two sweeps, the profile has that one figure, and calls itself noisy.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from hotstart.engines.calibrate.plan import SweepPlan
 from hotstart.engines.calibrate.samples import MEDIAN, CalibrationFailed, Step, StepResult, Timing, percentile
 from hotstart.engines.profile import PROFILE_PERCENTILE, LoadPoint, LonePoint, Profile
 
+UNREPEATED = 1.0  # the noise of what was measured once
 TOLERANCE = 0.25  # medians of two sweeps on a quiet machine differ by a few per cent; beyond this something interferes
 
 
@@ -38,24 +41,24 @@ def fit(
     """The profile of what every sweep measured. ``seconds``: what the whole calibration took.
 
     Raises:
-        CalibrationFailed: there are not two sweeps that measured the longest lone request.
+        CalibrationFailed: not every sweep measured the longest lone request.
     """
     shared = find_shared(plan, sweeps)
     longest = [step for step in shared if step.input_tokens == plan.input_tokens]
-    if not longest or longest[0].concurrency != 1 or len(sweeps) < 2:
+    if not longest or longest[0].concurrency != 1:
         raise CalibrationFailed(
             f"within {plan.budget.seconds:.0f} s not even lone requests of {plan.input_tokens} + {plan.new_tokens} "
-            "tokens could be measured twice: the engine is slower than its SLO by far, or the machine is overloaded"
+            "tokens could be measured: the engine is slower than its SLO by far, or the machine is overloaded"
         )
     lone = [step for step in shared if step.concurrency == 1]
-    first_token = percentile([timing.first_token_ms for timing in pool(sweeps, longest[0])], MEDIAN)
+    noise = UNREPEATED if len(sweeps) == 1 else max(measure_spread(sweeps, step) for step in longest)
     return Profile(
         input_tokens=plan.input_tokens,
         new_tokens=plan.new_tokens,
-        prefill_tokens_per_second=round(plan.input_tokens * 1000 / max(first_token, 1e-3), 1),
+        prefill_tokens_per_second=round(percentile(list(map(read_speed, pool(sweeps, longest[0]))), MEDIAN), 1),
         lone=tuple(make_lone_point(sweeps, step) for step in lone),
         load=make_load_points(sweeps, longest),
-        noise=round(max(measure_spread(sweeps, step) for step in longest), 4),
+        noise=round(noise, 4),
         tolerance=tolerance,
         seconds=round(seconds, 1),
         cpus=machine.cpus,
@@ -78,6 +81,11 @@ def results_of(sweeps: Sequence[Sequence[StepResult]], step: Step) -> list[StepR
 def pool(sweeps: Sequence[Sequence[StepResult]], step: Step) -> list[Timing]:
     """All timings of the step."""
     return list(itertools.chain.from_iterable(result.timings for result in results_of(sweeps, step)))
+
+
+def read_speed(timing: Timing) -> float:
+    """Tokens/s at which the request's prompt was read: those that the completion model says, whatever was planned."""
+    return timing.input_tokens * 1000 / max(timing.first_token_ms, 1e-3)
 
 
 def make_lone_point(sweeps: Sequence[Sequence[StepResult]], step: Step) -> LonePoint:

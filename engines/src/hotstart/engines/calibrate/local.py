@@ -99,7 +99,8 @@ class LocalCompletion:
         answer.done.wait()
         if answer.error is not None:
             raise CalibrationFailed(f"a request failed: {answer.error}")
-        return make_timing(json.loads(answer.details), new_tokens, (time.monotonic() - received) * 1000)
+        latency_ms = (time.monotonic() - received) * 1000
+        return make_timing(json.loads(answer.details), len(prompt), new_tokens, latency_ms)
 
 
 def _ignore(ended: Ended) -> None:

@@ -5,6 +5,7 @@ No two prompts begin alike, so that no cache of prefixes makes a request faster 
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from hotstart.engines.calibrate.plan import LONE_REQUESTS, SWEEPS, SweepPlan, decide_steps, expected_seconds, is_wanted
-from hotstart.engines.calibrate.samples import CalibrationFailed, Step, StepResult, Timing
+from hotstart.engines.calibrate.samples import Step, StepResult, Timing
 
+log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 OnShare = Callable[[float], None]  # the share of the budget that is spent, 0 to 1
 
@@ -59,13 +61,17 @@ class Sweeper:
     clock: Clock = time.monotonic
 
     def run(self, on_share: OnShare) -> tuple[tuple[StepResult, ...], ...]:
-        """All sweeps, within the plan's budget.
+        """All sweeps, within the plan's budget; one of one lone request where there is no time for more.
 
         Raises:
-            CalibrationFailed: a request failed, or one sweep of lone requests alone is over the budget.
+            CalibrationFailed: a request failed.
         """
         began = self.clock()
-        self._warm_up(began)
+        lone = self._warm_up()
+        left = self.plan.budget.seconds - (self.clock() - began)
+        if SWEEPS * LONE_REQUESTS * lone.seconds > left:
+            log.warning("a lone request is too slow for a sweep seconds=%.1f left=%.1f", lone.seconds, left)
+            return ((lone,),)
         sweeps: list[tuple[StepResult, ...]] = []
         for number in range(SWEEPS):
             left = self.plan.budget.seconds - (self.clock() - began)
@@ -73,18 +79,12 @@ class Sweeper:
             sweeps.append(self._sweep(sweeps[-1] if sweeps else None, deadline, began, on_share))
         return tuple(sweeps)
 
-    def _warm_up(self, began: float) -> None:
-        """The first requests after a load are several times slower; they are not measured."""
+    def _warm_up(self) -> StepResult:
+        """A lone request after the first ones, which after a load are several times slower and tell nothing."""
         step = self.plan.steps[0]
-        warm_up = replace(step, concurrency=self.plan.workers, requests=self.plan.workers)
-        found = self._run_step(warm_up, least_seconds=0.0)
-        left = self.plan.budget.seconds - (self.clock() - began)
-        needed = SWEEPS * LONE_REQUESTS * found.seconds
-        if needed > left:
-            raise CalibrationFailed(
-                f"a lone request of {step.input_tokens} + {step.new_tokens} tokens takes {found.seconds:.1f} s: "
-                f"measuring it would take more than the {self.plan.budget.seconds:.0f} s that there are"
-            )
+        cold = replace(step, concurrency=self.plan.workers, requests=self.plan.workers)
+        self._run_step(cold, least_seconds=0.0)
+        return replace(self._run_step(replace(step, requests=1), least_seconds=0.0), step=step)
 
     def _sweep(
         self, earlier: tuple[StepResult, ...] | None, deadline: float, began: float, on_share: OnShare

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MEDIAN = 50
+READ_TOLERANCE = 0.05  # of a prompt's tokens may be missing, or a few: text that must be just so long is hard to find
+FEW_TOKENS = 2
 
 
 class CalibrationFailed(Exception):
@@ -67,14 +69,18 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
-def make_timing(details: Mapping[str, Any], wanted: int, latency_ms: float) -> Timing:
-    """What the completion model said of a request, with the latency that its client saw (ms).
+def make_timing(details: Mapping[str, Any], read: int, new: int, latency_ms: float) -> Timing:
+    """What the completion model said of a request of ``read`` tokens, with the latency that its client saw (ms).
 
     Raises:
-        CalibrationFailed: it generated fewer tokens than wanted.
+        CalibrationFailed: it read or generated fewer tokens than wanted.
     """
-    if details["completion_tokens"] < wanted:
-        raise CalibrationFailed(f"the engine generated {details['completion_tokens']} of {wanted} tokens")
+    if details["completion_tokens"] < new:
+        raise CalibrationFailed(f"the engine generated {details['completion_tokens']} of {new} tokens")
+    if details["prompt_tokens"] < read - max(FEW_TOKENS, read * READ_TOLERANCE):
+        raise CalibrationFailed(
+            f"of a prompt of {read} tokens {details['prompt_tokens']} were read, {details['trimmed_tokens']} cut off"
+        )
     return Timing(
         input_tokens=details["prompt_tokens"],
         new_tokens=details["completion_tokens"],

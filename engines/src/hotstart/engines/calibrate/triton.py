@@ -1,7 +1,8 @@
 """The completion model in a Triton of the builder's own container: how an engine of TensorRT-LLM is measured.
 
 Its runtime can only be had inside Triton's backend, so Triton runs here as in a pod, but listens on the loopback alone.
-Requests go through HTTP's ``generate``, as the pod agent's warm-up does; the millisecond it adds is in the figures.
+Requests go through HTTP's ``generate``, as the pod agent's warm-up does; the millisecond it adds is in the figures. The
+engine runs on to its limit of tokens: it is served from a folder that says that no token ends a text.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -25,8 +27,12 @@ from typing import Any, TypeVar
 import aiohttp
 from hotstart.engines.calibrate.samples import CalibrationFailed, Timing, make_timing
 from hotstart.engines.calibrate.vocabulary import read_vocabulary
+from hotstart.engines.errors import EngineError, Reason, Terminal
+from hotstart.engines.pod_agent.load_failures import find_replay_words
 from hotstart.engines.pod_agent.triton_client import TritonClient, TritonGone, TritonRefused, TritonSlow
+from hotstart.engines.triton.completion.engine import read_facts
 from hotstart.engines.triton.completion.names import ADDRESS_VARIABLE, WARM_UP_ID
+from hotstart.engines.triton.completion.prompts import make_formatter
 from hotstart.engines.triton.repository import ModelBundle, make_repository
 from hotstart.engines.triton.server import (
     Installation,
@@ -43,16 +49,29 @@ from tokenizers import Tokenizer
 T = TypeVar("T")
 START_SECONDS = 300.0  # Triton starts and loads the engine
 END_SECONDS = 20.0
-TRIES = 3  # of a request whose text the engine ended before its limit
+DOUBLINGS = 6  # of a text that is read as fewer tokens than it was made of
 LOG_CHARACTERS = 600
 
 
 class TritonCompletion:
-    """Implements ``measure.Submit`` for a Triton that serves already."""
+    """Implements ``measure.Submit`` for a Triton that serves already.
 
-    def __init__(self, tokenizer: Path, *, http: str, metrics: str, key: str = "") -> None:
-        self.vocabulary = read_vocabulary(tokenizer)
+    ``own_tokens``: what the prompt's format adds to a text, which is as much shorter; ``end_tokens`` are in no prompt.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Path,
+        *,
+        http: str,
+        metrics: str,
+        key: str = "",
+        own_tokens: int = 0,
+        end_tokens: Sequence[int] = (),
+    ) -> None:
+        self.vocabulary = read_vocabulary(tokenizer, end_tokens)
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._own_tokens = own_tokens
         self._addresses = {"http": http, "metrics": metrics, "key": key}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="triton-client", daemon=True)
@@ -77,6 +96,7 @@ class TritonCompletion:
 
         Raises:
             CalibrationFailed: it refuses, goes away, or takes too long.
+            Terminal: VerificationFailed, the engine's golden questions are answered otherwise.
         """
 
         async def bring_up() -> None:
@@ -88,22 +108,18 @@ class TritonCompletion:
         try:
             self._wait(bring_up())
         except (TritonRefused, TritonSlow, TritonGone, TimeoutError) as error:
-            raise CalibrationFailed(f"Triton does not load the engine: {error!r}") from error
+            raise make_failure("Triton does not load the engine", error) from error
 
     def __call__(self, prompt: Sequence[int], new_tokens: int) -> Timing:
         options = {"max_tokens": new_tokens, "temperature": 0.0, "stop_mode": StopMode.NONE.value}
-        for each in itertools.islice(rotate(prompt), TRIES):
-            text = make_text(self._tokenizer, each)
-            name = f"{WARM_UP_ID}-calibrate-{next(self._numbers)}"
-            began = time.monotonic()
-            try:
-                _, details = self._wait(self.client.generate(request_id=name, prompt=text, suffix="", options=options))
-            except (TritonRefused, TritonSlow, TritonGone) as error:
-                raise CalibrationFailed(f"a request failed: {error}") from error
-            latency_ms = (time.monotonic() - began) * 1000
-            if details["completion_tokens"] == new_tokens:
-                return make_timing(details, new_tokens, latency_ms)
-        raise CalibrationFailed(f"the engine ends {TRIES} texts of chance before {new_tokens} tokens")
+        text = make_text(self._tokenizer, prompt[: max(1, len(prompt) - self._own_tokens)])
+        name = f"{WARM_UP_ID}-calibrate-{next(self._numbers)}"
+        began = time.monotonic()
+        try:
+            _, details = self._wait(self.client.generate(request_id=name, prompt=text, suffix="", options=options))
+        except (TritonRefused, TritonSlow, TritonGone) as error:
+            raise make_failure("a request failed", error) from error
+        return make_timing(details, len(prompt), new_tokens, (time.monotonic() - began) * 1000)
 
     async def _open(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
@@ -112,16 +128,29 @@ class TritonCompletion:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-def rotate(prompt: Sequence[int]) -> itertools.chain[Sequence[int]]:
-    """The prompt, and others of its tokens: with another beginning each."""
-    return itertools.chain((prompt,), ([*prompt[at:], *prompt[:at]] for at in range(1, len(prompt))))
+def make_failure(what: str, error: Exception) -> CalibrationFailed | EngineError:
+    """What Triton's error is: of a calibration, or of the engine, which does not answer as it was verified."""
+    replay = find_replay_words(str(error))
+    if replay is None:
+        return CalibrationFailed(f"{what}: {error!r}")
+    message = f"The engine was built, but as Triton serves it it is not its checkpoint. {replay}"
+    return Terminal(Reason.VERIFICATION_FAILED, message)
 
 
 def make_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
-    """A text of as many tokens: tokens of chance, once they are text, are seldom read as the same ones again."""
-    text = tokenizer.decode([*tokens, *reversed(tokens)])
-    encoded = tokenizer.encode(text, add_special_tokens=False)
-    return text if len(encoded.ids) <= len(tokens) else text[: encoded.offsets[len(tokens) - 1][1]]
+    """A text that is read as ``len(tokens)`` tokens, seldom two or three fewer, never more.
+
+    Tokens of chance, once they are text, are seldom read as the same ones again; nor are those of a text that was cut.
+    """
+    text = tokenizer.decode(tokens)
+    for _ in range(DOUBLINGS):
+        encoded = tokenizer.encode(text, add_special_tokens=False)
+        if len(encoded.ids) > len(tokens):
+            break
+        text += text
+    cuts = (text[:end] for _, end in reversed(encoded.offsets[: len(tokens)]))
+    fitting = (cut for cut in cuts if len(tokenizer.encode(cut, add_special_tokens=False).ids) <= len(tokens))
+    return next(fitting, "")
 
 
 class OwnTriton:
@@ -150,7 +179,7 @@ class OwnTriton:
                 start_new_session=True,
             )
             stack.callback(end, server)
-            completion = stack.enter_context(TritonCompletion(self._folder / "tokenizer.json", **addresses))
+            completion = stack.enter_context(self._make_completion(addresses))
             try:
                 completion.load(*(() if plan.ranks > 1 else (TRTLLM_MODEL,)), "completion")
             except CalibrationFailed as failure:
@@ -164,10 +193,16 @@ class OwnTriton:
     ) -> None:
         self._stack.close()
 
+    def _make_completion(self, addresses: dict[str, str]) -> TritonCompletion:
+        tokenizer, facts = self._folder / "tokenizer.json", read_facts(self._folder)
+        formatter = make_formatter(Tokenizer.from_file(str(tokenizer)), self._serving, facts.bos_id)
+        return TritonCompletion(tokenizer, **addresses, own_tokens=formatter.own_tokens, end_tokens=facts.eos_ids)
+
     def _write(self, root: Path) -> ServerPlan:
         """The model repository in ``root``, and the server for it."""
         build = read_build(self._folder)
-        bundle = ModelBundle("calibrate/calibrate", "0" * 64, self._folder, self._serving, build)
+        engine = link_without_end(self._folder, root / "engine")
+        bundle = ModelBundle("calibrate/calibrate", "0" * 64, engine, self._serving, build)
         repository = root / "repository"
         for path, text in make_repository(bundle).items():
             (repository / path).parent.mkdir(parents=True, exist_ok=True)
@@ -181,6 +216,17 @@ class OwnTriton:
             metrics_port=metrics,
             ranks=build.tensor_parallel,
         )
+
+
+def link_without_end(engine: Path, folder: Path) -> Path:
+    """Makes ``folder``, which is the engine but for its end tokens: no text of chance ends before its limit."""
+    folder.mkdir()
+    for path in engine.iterdir():
+        (folder / path.name).symlink_to(path.resolve())
+    facts = json.loads((engine / "engine.json").read_text())
+    (folder / "engine.json").unlink()
+    (folder / "engine.json").write_text(json.dumps({**facts, "eos_ids": []}))
+    return folder
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,6 +1,8 @@
 """Walks the pod's state machine: one step function a state, each ends with the event that leads on.
 
     EMPTY -> FETCHING -> VERIFYING -> LOADING -> WARMING -> READY (-> RELOADING -> WARMING -> READY)
+    EMPTY -> WARMING -> READY, where Triton serves the assignment already: one request, which a model answers only if
+    its golden questions passed
 
 The operator's messages come in by ``take``; everything else is driven by ``run``, so that the pod comes up again when
 Triton, the agent or the operator is gone for a while.
@@ -27,7 +29,7 @@ from hotstart.engines.pod_agent.failures import (
 from hotstart.engines.pod_agent.loading import Loader, ServerFacts
 from hotstart.engines.pod_agent.states import Event, next_state
 from hotstart.engines.pod_agent.triton_client import Counts, TritonClient, TritonGone
-from hotstart.engines.pod_agent.warm_up import warm_up
+from hotstart.engines.pod_agent.warm_up import prove, warm_up
 from hotstart.engines.transfers.download import Download, UrlBook
 from hotstart.exchange.messages import EngineFile, PodAssignment, PodFailure, PodReport, PodRequest, PodState
 
@@ -92,6 +94,7 @@ class Agent:
         self._bytes_done = 0
         self._counts = Counts()
         self._drained: int | None = None
+        self._adopted = False  # Triton served the model before this agent; it may have been about to fail
         self.state = PodState.EMPTY
         self._steps: Mapping[PodState, Callable[[Remembered], Awaitable[Event]]] = {
             PodState.FETCHING: self._fetch,
@@ -129,6 +132,7 @@ class Agent:
             return
         log.info("assigned model=%s engine=%s", assignment.model, assignment.engine_key[:12])
         self._failures = self._corrupt = self._lost_while_loading = 0
+        self._adopted = False
         self._move(Event.ASSIGNED)
         self._phases = {name: seconds for name, seconds in self._phases.items() if name == "start"}
         self._renew(Remembered(assignment=assignment, files=files))
@@ -197,6 +201,7 @@ class Agent:
         if remembered is not None and await self._loader.is_served(remembered.assignment):
             log.info("adopted a loaded model engine=%s", remembered.assignment.engine_key[:12])
             self._wanted = remembered
+            self._adopted = True
             self._bytes_done = sum(file.size for file in remembered.files)
             self._move(Event.ADOPTED)
             self._changed.set()
@@ -296,8 +301,12 @@ class Agent:
         return Event.LOADED
 
     async def _warm(self, wanted: Remembered) -> Event:
+        adopted, self._adopted = self._adopted, False
         with self._counted_losses(WARM_UP_FAILED, "answers its first requests"):
-            await warm_up(self._triton, wanted.assignment.serving)
+            if adopted:
+                await prove(self._triton, wanted.assignment.serving)
+            else:
+                await warm_up(self._triton, wanted.assignment)
         return Event.WARMED
 
     @contextmanager

@@ -25,11 +25,18 @@ from hotstart.engines.pod_agent.loading import ServerFacts
 from hotstart.engines.pod_agent.service import make_service
 from hotstart.engines.pod_agent.triton_client import TritonClient, make_session
 from hotstart.exchange.messages import PodAssignment
-from hotstart.exchange.names import KEYS_FILE, KEYS_MOUNT, PORT_AGENT, PORT_TRITON_METRICS
+from hotstart.exchange.names import (
+    CTRANSLATE2,
+    KEYS_FILE,
+    KEYS_MOUNT,
+    PORT_AGENT,
+    PORT_TRITON_METRICS,
+    TENSORRT_LLM,
+)
 from pydantic import ValidationError
 
 log = logging.getLogger("hotstart.agent")
-RUNTIMES = ("ctranslate2", "tensorrt_llm")
+RUNTIMES = (CTRANSLATE2, TENSORRT_LLM)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def parse_server(environment: Mapping[str, str]) -> ServerFacts:
     Raises:
         ValueError: a variable is malformed; the message names it.
     """
-    runtime = environment.get("HOTSTART_RUNTIME", RUNTIMES[0])
+    runtime = environment.get("HOTSTART_RUNTIME", CTRANSLATE2)
     ranks = environment.get("HOTSTART_TENSOR_PARALLEL", "1")
     if runtime not in RUNTIMES:
         raise ValueError(f"HOTSTART_RUNTIME is {runtime!r}: it must be one of {', '.join(RUNTIMES)}")

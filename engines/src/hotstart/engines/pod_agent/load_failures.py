@@ -64,12 +64,18 @@ def make_warm_up_failure(text: str) -> BringUpFailed:
     )
 
 
+def find_replay_words(text: str) -> str | None:
+    """The sentence that says which golden question was answered otherwise, if one was."""
+    replay = _REPLAY.search(text)
+    return None if replay is None else replay.group().strip()
+
+
 def find_replay_failure(text: str) -> BringUpFailed | None:
     """The failure where golden questions were answered otherwise: on this node it will not pass."""
-    replay = _REPLAY.search(text)
+    replay = find_replay_words(text)
     if replay is None:
         return None
-    message = f"{replay.group().strip()} It is not served here; it was right where it was built."
+    message = f"{replay} It is not served here; it was right where it was built."
     return BringUpFailed(VERIFICATION_FAILED, message, retryable=False)
 
 

@@ -22,15 +22,14 @@ from hotstart.engines.triton.repository import (
 )
 from hotstart.engines.triton.trtllm_config import TRTLLM_MODEL, EngineBuild, read_build
 from hotstart.exchange.messages import PodAssignment
-
-TENSORRT_LLM = "tensorrt_llm"
+from hotstart.exchange.names import CTRANSLATE2, TENSORRT_LLM
 
 
 @dataclass(frozen=True)
 class ServerFacts:
     """What this pod's Triton is: the runtime of its image, its ranks, whether it knows histograms of latencies."""
 
-    runtime: str = "ctranslate2"
+    runtime: str = CTRANSLATE2
     ranks: int = 1
     histograms: bool = False
 

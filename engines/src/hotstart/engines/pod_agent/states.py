@@ -25,7 +25,7 @@ BUSY = (S.FETCHING, S.VERIFYING, S.LOADING, S.WARMING, S.RELOADING)
 TABLE: Mapping[tuple[S, Event], S] = {
     **{(state, Event.ASSIGNED): S.FETCHING for state in S},
     **{(state, Event.FAILED): S.FAILED for state in BUSY},
-    (S.EMPTY, Event.ADOPTED): S.READY,
+    (S.EMPTY, Event.ADOPTED): S.WARMING,
     (S.FETCHING, Event.FETCHED): S.VERIFYING,
     (S.VERIFYING, Event.VERIFIED): S.LOADING,
     (S.LOADING, Event.LOADED): S.WARMING,

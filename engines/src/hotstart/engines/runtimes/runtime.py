@@ -59,6 +59,7 @@ class Runtime(Protocol):
 
         Raises:
             BrokenEngine: it cannot be loaded.
+            Retryable: the machine does not let it be.
         """
 
 

@@ -27,8 +27,6 @@ OUTPUT_IDS = "output_ids"
 SEQUENCE_LENGTH = "sequence_length"
 ARRIVAL = "arrival_time_ns"
 FIRST_SCHEDULED = "first_scheduled_time_ns"
-FIRST_TOKEN = "first_token_time_ns"
-LAST_TOKEN = "last_token_time_ns"
 REUSED_BLOCKS = "kv_cache_reused_blocks"
 
 
@@ -75,7 +73,7 @@ OUTPUTS: tuple[Tensor, ...] = (
     Tensor("generation_logits", FP32, (-1, -1, -1)),
     *_many(INT32, "batch_index", "sequence_index"),
     *_many(INT32, "kv_cache_alloc_new_blocks", REUSED_BLOCKS, "kv_cache_alloc_total_blocks"),
-    *_many(INT64, ARRIVAL, FIRST_SCHEDULED, FIRST_TOKEN, LAST_TOKEN),
+    *_many(INT64, ARRIVAL, FIRST_SCHEDULED, "first_token_time_ns", "last_token_time_ns"),
     *_many(FP32, "acceptance_rate"),
     *_many(INT32, "total_accepted_draft_tokens", "total_draft_tokens"),
 )

@@ -20,7 +20,10 @@ class Scorer(Protocol):
         """
 
     def next_token(self, ids: Sequence[int]) -> int | None:
-        """The token that the engine generates greedily after ``ids``, in the way in which it serves, or None.
+        """The token that the engine generates greedily after ``ids``, or None.
+
+        CTranslate2 generates here as it does for users. Of TensorRT-LLM it is the library, not Triton's backend, that
+        is asked: that one answers the golden questions in the builder's own Triton, when the engine is calibrated.
 
         Raises:
             BrokenEngine: the engine cannot generate.
@@ -35,6 +38,7 @@ class ScorerFactory(Protocol):
 
         Raises:
             BrokenEngine: it cannot be loaded.
+            Retryable: the machine does not let it be; so of both methods of the scorer.
         """
 
 

@@ -57,6 +57,7 @@ def verify_engine(
 
     Raises:
         Terminal: VerificationFailed with what was seen; CheckpointCorrupt.
+        Retryable: the machine stood in the way; of the engine nothing is known.
     """
     tokenizer = parse_tokenizer(subject.checkpoint.tokenizer_json)
     samples = load_samples()
@@ -171,7 +172,7 @@ def choose(subject: Subject, samples: Sequence[Sample], expectation: Expectation
 
 
 def check_second_load(runtime: ScorerFactory, subject: Subject, goldens: Sequence[Golden]) -> None:
-    """Loaded a second time, and generating as it does for users, the engine must answer the golden questions too.
+    """Loaded a second time, and generating, the engine must answer the golden questions too (``Scorer.next_token``).
 
     Raises:
         Terminal: VerificationFailed.

@@ -1,7 +1,8 @@
 """How many requests one replica holds within the SLO, and where that figure comes from. Pure.
 
 On-call's own figure wins; then the calibrated one, where the profile holds for the replicas as they are; else 1. A
-profile says nothing about replicas with other CPUs, threads or longer completions than it was measured with.
+profile says nothing about replicas with other CPUs, threads or longer completions than it was measured with. A noisy
+one counts, and says so: what disturbed it can only have made the engine look slower than it is.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Capacity:
     ``concurrency``: requests at once within the SLO. ``work``: what demand is measured against, in lone requests' worth
     of work done at once (``profile.sustained_work``). ``cap``: most requests that all routers send a pod at once.
     ``misfit``: why no profile counts, '' where one does. ``lone_ms``: latency of a lone request by that profile (ms);
-    ``lone_misses``: it alone takes longer than the SLO.
+    ``lone_misses``: it alone takes longer than the SLO. ``noisy``: its repeated sweeps disagreed.
     """
 
     concurrency: int
@@ -57,12 +58,13 @@ class Capacity:
     misfit: str = ""
     lone_ms: float | None = None
     lone_misses: bool = False
+    noisy: bool = False
 
     def describe(self) -> str:
         """The figures with their origin."""
         if self.origin is not Origin.CALIBRATED:
             return f"{self.concurrency} requests ({self.origin})"
-        return f"{self.concurrency} requests at once, the work of {self.work:g} ({self.origin})"
+        return f"{self.concurrency} requests at once, the work of {self.work:g} ({self.origin}{', noisy' * self.noisy})"
 
 
 def decide_capacity(spec: CompletionModelSpec, status: ProfileStatus | None) -> Capacity:
@@ -72,16 +74,17 @@ def decide_capacity(spec: CompletionModelSpec, status: ProfileStatus | None) -> 
     longest = (spec.engine.limits.input_tokens, spec.serving.max_new_tokens)
     lone = lone_latency(profile, *longest) if profile is not None and not misfit else None
     misses = lone is not None and lone > spec.slo.latency.milliseconds
+    noisy = lone is not None and profile is not None and profile.noisy
     said = spec.scaling.concurrency_per_replica
     if said is not None:
-        return Capacity(said, said, said, Origin.SPEC, misfit, lone, misses)
+        return Capacity(said, said, said, Origin.SPEC, misfit, lone, misses, noisy)
     if profile is None or misfit or misses:
         each = DEFAULT_CONCURRENCY
-        return Capacity(each, each, each, Origin.DEFAULT, misfit, lone, misses)
+        return Capacity(each, each, each, Origin.DEFAULT, misfit, lone, misses, noisy)
     slo = spec.slo.latency.milliseconds
     held = max(1, min(concurrency_within(profile, slo), spec.engine.limits.batch_size))
     work = round(min(held, sustained_work(profile, slo)), 1)
-    return Capacity(held, work, min(held, slots_of(spec)), Origin.CALIBRATED, misfit, lone, misses)
+    return Capacity(held, work, min(held, slots_of(spec)), Origin.CALIBRATED, misfit, lone, misses, noisy)
 
 
 def slots_of(spec: CompletionModelSpec) -> int:
@@ -92,13 +95,6 @@ def slots_of(spec: CompletionModelSpec) -> int:
 def is_gpu(spec: CompletionModelSpec) -> bool:
     """Whether replicas run on GPUs."""
     return spec.engine.runtime is not Runtime.CTRANSLATE2
-
-
-def other_noise(spec: CompletionModelSpec, profile: Profile) -> str:
-    """Repeated sweeps disagreed."""
-    if not profile.noisy:
-        return ""
-    return f"its calibration was noisy: sweeps differ by {profile.noise:.1%}, more than {profile.tolerance:.1%}"
 
 
 def other_cpus(spec: CompletionModelSpec, profile: Profile) -> str:
@@ -135,7 +131,6 @@ MISFITS: tuple[Callable[[CompletionModelSpec, Profile], str], ...] = (
     other_cpus,
     longer_requests,
     higher_percentile,
-    other_noise,
 )
 
 

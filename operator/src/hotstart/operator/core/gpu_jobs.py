@@ -16,7 +16,6 @@ from hotstart.operator.core.gpu_request import GpuRequest
 
 CONVERT = "convert"
 CONVERTED = "/scratch/converted"  # where the conversion leaves what the build takes over
-SHM = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}}  # shared by the ranks of one build
 CPU = "2"  # TensorRT compiles on few threads; the rest of the work is the GPU's
 EXIT_TERMINAL = 64
 MORE_MEMORY = 1.5  # times what the attempt before had
@@ -50,7 +49,8 @@ def with_gpus(job: dict[str, Any], request: GpuRequest, size: BuildSize, *, arch
     pod["initContainers"] = [*pod.get("initContainers", []), make_convert_container(builder, needs)]
     builder["resources"] = {"requests": needs, "limits": request.resources}
     builder["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
-    pod["volumes"].append(SHM)
+    shared = {"medium": "Memory", "sizeLimit": request.shared_memory}  # a replica's: the engine is calibrated in Triton
+    pod["volumes"].append({"name": "shm", "emptyDir": shared})
     pod["nodeSelector"] = {"kubernetes.io/arch": architecture, **request.node_selector}
     pod["tolerations"] = request.tolerations
     codes = {"containerName": CONVERT, "operator": "In", "values": [EXIT_TERMINAL]}

@@ -17,6 +17,7 @@ RESOURCE_MIG = "nvidia.com/mig-"
 LABEL_PRODUCT = "nvidia.com/gpu.product"
 LABEL_MIG_STRATEGY = "nvidia.com/mig.strategy"
 MIXED = "mixed"
+SHM_GIB = 1
 
 #: Nodes with GPUs are often kept free of other pods by this taint; every effect of it is tolerated.
 TOLERATIONS: tuple[dict[str, Any], ...] = ({"key": RESOURCE_GPU, "operator": "Exists"},)
@@ -55,6 +56,11 @@ class GpuRequest:
     def name(self) -> str:
         """The GPU in words, such as ``NVIDIA-H100-80GB-HBM3`` or ``NVIDIA-H100-80GB-HBM3 (1g.10gb)``."""
         return f"{self.product} ({self.mig_profile})" if self.mig_profile else self.product
+
+    @property
+    def shared_memory(self) -> str:
+        """Size of /dev/shm: of Triton's Python backend, and as much again for each rank's NCCL."""
+        return f"{SHM_GIB * (1 + self.count)}Gi"
 
     def __str__(self) -> str:
         return f"{self.count} {self.name}"

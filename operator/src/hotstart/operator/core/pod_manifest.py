@@ -55,7 +55,6 @@ GPU_START_SECONDS = 1800  # tensor parallel: Triton starts with its engine, so t
 GPU_GRACE_SECONDS = 60  # Triton obeys SIGTERM only after a load; then the longest generation ends
 GPU_CPUS = 2  # a rank: one thread spins beside the GPU, one answers
 GPU_MEMORY_GIB = 8  # a rank: an engine passes through host memory piece by piece
-SHM_GIB = 1  # of Triton's Python backend, and as much again for each rank's NCCL
 #: What the scheduler or a person with a debugger gave to one pod, and what is decided anew for each.
 OF_ONE_POD = frozenset({"nodeName", "ephemeralContainers", "affinity"})
 #: Caches that libraries of NVIDIA keep in the home directory, which is read-only.
@@ -274,7 +273,7 @@ def make_triton_container(model: CompletionModel, images: Images) -> dict[str, A
 
 def make_volumes(gpus: GpuRequest | None) -> list[dict[str, Any]]:
     """All volumes live and die with the pod; the public keys come from the namespace's ConfigMap."""
-    shared = {} if gpus is None else {"sizeLimit": f"{SHM_GIB * (1 + gpus.count)}Gi"}
+    shared = {} if gpus is None else {"sizeLimit": gpus.shared_memory}
     return [
         {"name": "models", "emptyDir": {}},
         {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hotstart.engines.pod_agent.load_failures import find_known_failure
 from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.accelerators import GpuVerdict, explain_unschedulable
@@ -86,6 +87,9 @@ def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float, gpu
         if has_failed(pod, now) or (pod.report is not None and pod.report.failure is not None):
             reason, message = read_crash(pod)
             return Failure(reason, f"Pod {pod.name}: {message}", True)
+    said = next((words for pod in pods if not is_serving(pod, now) and (words := read_last_words(pod))), None)
+    if said is not None:
+        return said
     if crashes.count:
         return Failure(
             crashes.reason or Reason.PODS_CRASHING, f"Crashed {crashes.count} times: {crashes.message}", True
@@ -96,6 +100,17 @@ def find_pod_failure(pods: list[PodFacts], crashes: CrashRecord, now: float, gpu
             return waits or read_trouble(pod.trouble, secret="", what=f"pod {pod.name}")
     silent = (pod for pod in pods if not is_serving(pod, now) and is_silent(pod, pod.report_at, now))
     return next((describe_silence("The agent", pod) for pod in silent), None)
+
+
+def read_last_words(pod: PodFacts) -> Failure | None:
+    """The failure where a container ended in words of TensorRT or TensorRT-LLM that say what is wrong.
+
+    With tensor parallelism Triton loads the engine as it starts: a load that fails ends it, and no agent can report it.
+    """
+    known = None if pod.exit is None or pod.exit.code == 0 else find_known_failure(pod.exit.message)
+    if known is None:
+        return None
+    return Failure(known.failure.reason, f"Pod {pod.name}: {known.failure.message}", known.failure.retryable)
 
 
 def judge_endpoint(model: CompletionModel, serving: int, routers: RouterFacts) -> Verdict:
@@ -134,7 +149,8 @@ def judge_attainable(model: CompletionModel, capacity: Capacity) -> Verdict:
     size = f"{model.spec.engine.limits.input_tokens} + {model.spec.serving.max_new_tokens} tokens"
     lone = f"A lone request of {size} takes {capacity.lone_ms:.0f} ms, the SLO is {slo} ms"
     if capacity.lone_misses:
-        return Verdict(kind, False, Reason.LONE_REQUEST_MISSES_SLO, f"{lone}: more replicas will not help.")
+        doubt = " The calibration was noisy: the engine may be faster." if capacity.noisy else ""
+        return Verdict(kind, False, Reason.LONE_REQUEST_MISSES_SLO, f"{lone}: more replicas will not help.{doubt}")
     return Verdict(kind, True, Reason.ATTAINABLE, f"{lone}; a replica holds {capacity.describe()}.")
 
 

@@ -115,6 +115,11 @@ KNOWN: tuple[Known, ...] = (
 
 def make_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError:
     """The error for a tool that ended with ``code`` (negative: a signal) after ``lines``, the last one last."""
+    return find_failure(tool, code, lines) or _unknown(tool, code, lines)
+
+
+def find_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError | None:
+    """As ``make_failure``, but None where neither code nor lines are known."""
     last = lines[-LAST_LINES:]
     for known in KNOWN:
         if found := next((line for line in reversed(last) if known.pattern.search(line)), None):
@@ -128,7 +133,11 @@ def make_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError:
         )
     if code in TERMINATED:
         return Retryable(Reason.BUILD_FAILED, f"{tool} was ended from outside (exit 143): the build is tried again.")
-    said = next((line for line in reversed(last) if line.strip()), "")
+    return None
+
+
+def _unknown(tool: str, code: int, lines: Sequence[str]) -> EngineError:
+    said = next((line for line in reversed(lines[-LAST_LINES:]) if line.strip()), "")
     quoted = f", saying {_quote(said)}" if said else " without a word"
     return Retryable(Reason.BUILD_FAILED, f"{tool} failed with exit {code}{quoted}. The Job's log has its last lines.")
 

@@ -31,10 +31,11 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Ended:
-    """What is measured of one request: seconds from receipt to its last byte, and how it ended."""
+    """What is measured of one request: seconds from receipt to its last byte, how it ended, what the engine says."""
 
     reason: FinishReason | None  # None: it failed
     seconds: float
+    measured: Measured = NOTHING_MEASURED
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class CompletionJob:
         self, reason: FinishReason, text: str, tokens: int, times: Times, measured: Measured = NOTHING_MEASURED
     ) -> None:
         self.answer.finish(text, make_details(reason, self.prepared, tokens, times, measured))
-        self.on_end(Ended(reason, self.clock() - self.received))
+        self.on_end(Ended(reason, self.clock() - self.received, measured))
 
     def _fail(self, error: CompletionError) -> None:
         self.answer.fail(error)

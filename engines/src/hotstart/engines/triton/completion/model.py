@@ -38,12 +38,11 @@ from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
 from hotstart.engines.triton.trtllm_config import read_build
 from hotstart.exchange.messages import PromptFormat, ServingOptions
-from hotstart.exchange.names import PORT_TRITON_HTTP
+from hotstart.exchange.names import PORT_TRITON_HTTP, TENSORRT_LLM
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 log = logging.getLogger(__name__)
-TRTLLM_RUNTIME = "tensorrt_llm"
 CONTEXT_FOR_DECODING = 4  # tokens of the prompt that the decoder sees, so that a first token keeps its space
 
 
@@ -95,11 +94,15 @@ class TritonPythonModel:
         self._formatter = make_formatter(self._tokenizer, self._serving, facts.bos_id)
         engine, workers = open_engine(folder, facts, self._serving)
         self._engine = ProvenEngine(engine, partial(replay, folder, self._tokenizer, facts.bos_id, engine))
-        if facts.runtime != TRTLLM_RUNTIME:  # that one is asked through Triton, which may not listen yet
+        if facts.runtime != TENSORRT_LLM:  # that one is asked through Triton, which may not listen yet
             self._engine.prove()
         self._scheduler = Scheduler(workers, self._serving.queue_limit)
         self._metrics = Metrics(
-            pb_utils, model=parameters["model"], slo_ms=self._serving.slo_ms, load=self._scheduler.load
+            pb_utils,
+            model=parameters["model"],
+            slo_ms=self._serving.slo_ms,
+            load=self._scheduler.load,
+            engine_measures=facts.runtime == TENSORRT_LLM,
         )
 
     def execute(self, requests: list[Any]) -> None:
@@ -147,7 +150,7 @@ class TritonPythonModel:
 
 def open_engine(folder: Path, facts: EngineFacts, serving: ServingOptions) -> tuple[Engine, int]:
     """The engine in ``folder``, and how many requests it works on at once."""
-    if facts.runtime == TRTLLM_RUNTIME:
+    if facts.runtime == TENSORRT_LLM:
         address = os.environ.get(ADDRESS_VARIABLE, f"127.0.0.1:{PORT_TRITON_HTTP}")
         return TrtllmEngine(address, facts), min(read_build(folder).batch_size, MOST_WORKERS)
     threads = serving.inter_threads

@@ -7,6 +7,8 @@ SECONDS = f"{METRIC_PREFIX}seconds"
 REQUESTS = f"{METRIC_PREFIX}requests_total"
 RUNNING = f"{METRIC_PREFIX}running"
 WAITING = f"{METRIC_PREFIX}waiting"
+ENGINE_QUEUE = f"{METRIC_PREFIX}engine_queue_seconds"
+REUSED_BLOCKS = f"{METRIC_PREFIX}reused_blocks_total"
 
 ADDRESS_VARIABLE = "HOTSTART_TRITON"  # host:port where Triton listens for HTTP, if it is not the pods' port
 

@@ -50,6 +50,11 @@ class PromptFormatter:
     begin: int | None = None
     markers: tuple[int, int, int] | None = None  # prefix, suffix, middle; None is the plain format
 
+    @property
+    def own_tokens(self) -> int:
+        """How many tokens of an input are the format's own: they are in every one, whatever its text."""
+        return (self.begin is not None) + len(self.markers or ())
+
     def prepare(self, prompt: str, suffix: str) -> Prepared:
         """The tokens of one request.
 
@@ -116,10 +121,10 @@ def make_formatter(tokenizer: TokenizerLike, serving: ServingOptions, begin: int
             _marker(tokenizer, field, getattr(serving, field)) for field in ("fim_prefix", "fim_suffix", "fim_middle")
         )
         markers = (first, second, third)
-    taken = (begin is not None) + (3 if markers else 0)
-    if serving.max_input_tokens <= taken:
-        raise BadFormat(f"max_input_tokens must be above {taken}, which the format's own tokens take")
-    return PromptFormatter(tokenizer, serving.max_input_tokens, begin, markers)
+    made = PromptFormatter(tokenizer, serving.max_input_tokens, begin, markers)
+    if made.limit <= made.own_tokens:
+        raise BadFormat(f"max_input_tokens must be above {made.own_tokens}, which the format's own tokens take")
+    return made
 
 
 def _marker(tokenizer: TokenizerLike, field: str, text: str) -> int:

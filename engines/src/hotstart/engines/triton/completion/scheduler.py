@@ -19,7 +19,8 @@ from hotstart.engines.triton.completion.errors import Overloaded
 
 log = logging.getLogger(__name__)
 FRESH_SECONDS = 0.005  # asking costs a message to Triton; of a job that came just now it is not asked
-RUNNING_POLL_SECONDS = 0.005  # how often it is asked whether the client of a running job is gone
+RUNNING_POLL_SECONDS = 0.005  # how often it is asked whether clients of running jobs are gone
+ASKED_AT_ONCE = 8  # of them, those that were not asked for longest: messages must not take the time of tokens
 WAITING_POLLS = 10  # a waiting job's client is asked every so many of these
 
 
@@ -41,6 +42,7 @@ class _Entry:
     job: Job
     cancelled: threading.Event = field(default_factory=threading.Event)
     came: float = field(default_factory=time.monotonic)
+    asked: int = 0  # the poll at which it was asked last
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,10 @@ class Scheduler:
             time.sleep(RUNNING_POLL_SECONDS)
             with self._changed:
                 polls += 1
-                asked = [*self._running, *(self._waiting if polls % WAITING_POLLS == 0 else ())]
+                running = sorted(self._running, key=lambda entry: entry.asked)[:ASKED_AT_ONCE]
+                asked = [*running, *(self._waiting if polls % WAITING_POLLS == 0 else ())]
             for entry in asked:
+                entry.asked = polls
                 if not entry.cancelled.is_set() and entry.job.abandoned():
                     entry.cancelled.set()
             self._drop_cancelled()
