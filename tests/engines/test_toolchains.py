@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hotstart.engines.accelerators import GIB
-from hotstart.engines.architectures import CTRANSLATE2, TENSORRT_LLM, known_names
+from hotstart.engines.architectures import CTRANSLATE2, TENSORRT_LLM, TENSORRT_LLM_NAMES, known_names
 from hotstart.engines.build_estimate import make_build_estimate, say_build_estimate
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.memory_plan import NetworkSizes
@@ -43,8 +43,9 @@ def test_fp8_is_calibrated_by_the_script_that_needs_a_gpu() -> None:
     assert failure.value.reason is Reason.UNSUPPORTED_RECIPE
 
 
-def test_a_tensorrt_llm_checkpoint_is_built_as_it_is() -> None:
-    toolchain = find_toolchain(TENSORRT_LLM, "LlamaForCausalLM", checkpoint_format="tensorrt_llm", quantization="fp8")
+@pytest.mark.parametrize("name", sorted(TENSORRT_LLM_NAMES))
+def test_a_tensorrt_llm_checkpoint_is_built_as_it_is(name: str) -> None:
+    toolchain = find_toolchain(TENSORRT_LLM, name, checkpoint_format="tensorrt_llm", quantization="fp8")
     assert toolchain.converter == AS_IT_IS
     assert not converts_on_gpu(toolchain)
 
