@@ -16,7 +16,7 @@ from hotstart.engines.builder.termination import (
     make_failure_message,
     make_result_message,
 )
-from hotstart.engines.errors import Reason, Retryable, Terminal
+from hotstart.engines.errors import HostMemoryFull, Reason, Retryable, Terminal
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
 from hotstart.engines.s3 import make_client
 from hotstart.exchange.messages import ServingOptions
@@ -108,6 +108,8 @@ def test_a_failure_always_fits_the_termination_message(text: str) -> None:
 def test_exit_codes_say_whether_another_try_can_help() -> None:
     assert exit_code(make_failure(Terminal(Reason.CHECKPOINT_CORRUPT, "x"), Reason.BUILD_FAILED)) == 64
     assert exit_code(make_failure(Retryable(Reason.DISK_FULL, "x"), Reason.BUILD_FAILED)) == 1
+    assert exit_code(make_failure(Retryable(Reason.OUT_OF_MEMORY, "of the GPU"), Reason.BUILD_FAILED)) == 1
+    assert exit_code(make_failure(HostMemoryFull("of the container"), Reason.BUILD_FAILED)) == 137
     unforeseen = make_failure(KeyError("x"), Reason.BUILD_FAILED)
     assert (unforeseen.reason, unforeseen.retryable) == ("BuildFailed", True)
     assert "KeyError" in unforeseen.message

@@ -84,7 +84,7 @@ async def test_the_next_build_begins_with_the_timing_cache(jobs: Any) -> None:
 @pytest.mark.parametrize(
     ("what", "code", "reason", "words"),
     [
-        ({"trtllm": "die"}, 1, "OutOfMemory", "trtllm-build was killed (exit 137)"),
+        ({"trtllm": "die"}, 137, "OutOfMemory", "trtllm-build was killed (exit 137)"),
         ({"gpus": "NVIDIA L4, 8.9, 23034, 590.44.01"}, 64, "AcceleratorMismatch", "sees 1 NVIDIA-L4 (SM 89"),
         ({"llm": "wrong"}, 64, "VerificationFailed", "The engine was built, but"),
         ({"llm": "broken"}, 64, "VerificationFailed", "Failed to deserialize cuda engine"),

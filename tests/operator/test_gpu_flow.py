@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hotstart.engines.builder.termination import exit_code, make_failure, make_failure_message
+from hotstart.engines.errors import HostMemoryFull
+from hotstart.engines.errors import Reason as EngineReason
 from hotstart.operator.core.gpu_request import RESOURCE_GPU
 
 from tests.operator.gpu_models import A100, H100, REPLIT, GpuWorld, apply_replit, gpu_engine, gpu_node
@@ -207,9 +210,19 @@ def memory_of(job: dict) -> int:
     return int(builder["resources"]["requests"]["memory"].removesuffix("Mi"))
 
 
-async def test_a_build_that_is_killed_for_memory_asks_for_more(world):
+TOOL_KILLED = make_failure(HostMemoryFull("trtllm-build was killed (exit 137)."), EngineReason.BUILD_FAILED)
+KILLED = {
+    "the container": ({"exitCode": 137, "reason": "OOMKilled"}, "container builder, which had"),
+    "its tool": (
+        {"exitCode": exit_code(TOOL_KILLED), "reason": "Error", "message": make_failure_message(TOOL_KILLED)},
+        "trtllm-build was killed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ended", "words"), KILLED.values(), ids=KILLED.keys())
+async def test_a_build_that_is_killed_for_memory_asks_for_more(world, ended, words):
     world.cluster.create_now("Node", gpu_node("a", gpus=2))
-    ended = {"exitCode": 137, "reason": "OOMKilled"}
     killed = {"phase": "Failed", "containerStatuses": [{"name": "builder", "state": {"terminated": ended}}]}
     kind, place = "app.kubernetes.io/component", world._move_pod
 
@@ -220,7 +233,7 @@ async def test_a_build_that_is_killed_for_memory_asks_for_more(world):
     apply_replit(world)
     await world.run(70)
     found = world.conditions()["EngineReady"]
-    assert found["reason"] == "OutOfMemory" and "container builder, which had" in found["message"]
+    assert found["reason"] == "OutOfMemory" and words in found["message"]
     asked = [memory_of(job) for job in world.cluster.all("Job") if job["metadata"]["labels"][kind] == "build"]
     assert len(asked) == 3 and asked[1] > asked[0] * 1.4 and asked[2] > asked[1] * 1.4
     world._move_pod = place

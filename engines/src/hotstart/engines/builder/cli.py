@@ -31,7 +31,7 @@ TERMINATION_LOG = "/dev/termination-log"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ends the process with 0, 64 (another try cannot help), 1 (it can) or 143 (SIGTERM)."""
+    """Ends the process with 0, 64 (another try cannot help), 1 (it can), 137 (with more memory) or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser(prog="hotstart-builder", description="Inspects checkpoints and builds engines.")
     parser.add_argument("command", choices=("inspect", "convert", "build", "calibrate"))
     command = parser.parse_args(arguments).command

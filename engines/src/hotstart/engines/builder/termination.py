@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hotstart.engines.errors import EngineError, Reason, Retryable
+from hotstart.engines.errors import EngineError, HostMemoryFull, Reason, Retryable
 from hotstart.exchange.messages import PodFailure
 
 MAX_BYTES = 4096  # Kubernetes cuts a termination message here
 EXIT_TERMINAL = 64  # podFailurePolicy: the Job is not tried again
 EXIT_RETRYABLE = 1
+EXIT_KILLED = 137  # as if this process had been killed for memory, and not one of its own: the operator asks for more
 EXIT_SIGTERM = 143
 LONGEST_MESSAGE = 1500  # characters; leaves room when each becomes an escape of six bytes
 
@@ -19,7 +20,8 @@ def make_failure(error: BaseException, otherwise: Reason) -> PodFailure:
     """What failed; an error that nobody foresaw gets the reason ``otherwise`` and may pass on another try."""
     known = error if isinstance(error, EngineError) else Retryable(otherwise, _unforeseen(error))
     message = " ".join(known.message.split())[:LONGEST_MESSAGE]
-    return PodFailure(reason=known.reason.value, message=message, retryable=known.retryable)
+    killed = isinstance(known, HostMemoryFull)
+    return PodFailure(reason=known.reason.value, message=message, retryable=known.retryable, killed=killed)
 
 
 def make_failure_message(failure: PodFailure) -> str:
@@ -39,7 +41,9 @@ def make_result_message(result: dict[str, Any]) -> str:
 
 
 def exit_code(failure: PodFailure) -> int:
-    """64 where another try cannot help, else 1."""
+    """64 where another try cannot help, 137 where it needs more memory, else 1."""
+    if failure.killed:
+        return EXIT_KILLED
     return EXIT_RETRYABLE if failure.retryable else EXIT_TERMINAL
 
 

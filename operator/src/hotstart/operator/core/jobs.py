@@ -106,7 +106,7 @@ def read_exit(ended: Exit, *, fallback: str, what: str) -> Failure:
 
 
 def was_killed(job: JobFacts) -> bool:
-    """Whether a container of the Job was killed for memory, and had no time to say anything."""
+    """Whether a container of the Job, or a tool that it ran, was killed for memory."""
     ended = None if job.pod is None else job.pod.exit
     return ended is not None and is_kill(ended) and job.pod is not None and not job.pod.evicted
 

@@ -67,7 +67,7 @@ def run_tool(command: Command, folder: Path, on_line: Callable[[str], None]) -> 
 
 
 def _end_workers(process: subprocess.Popen[str], heard: threading.Event) -> None:
-    """Kills what a tool leaves behind when it ends; as long as a worker holds its output open, reading would not end."""
+    """Kills what a tool leaves behind when it ends; while a worker holds its output, reading does not end."""
     process.wait()
     if not heard.wait(GRACE_SECONDS):
         log.warning("workers outlive their tool pid=%d seconds=%s", process.pid, GRACE_SECONDS)
