@@ -24,8 +24,6 @@ FORMATS = {
 #: Recipe's quantization -> ``--weight_only_precision``.
 WEIGHT_ONLY = {"int8_weight_only": "int8", "int4_weight_only": "int4"}
 DTYPES = ("float16", "bfloat16", "float32")
-#: The converters ask the hub for code where ``config.json`` names some; it must not be answered.
-CONVERT_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 _CORE = "/app/examples/models/core"
 _CONTRIB = "/app/examples/models/contrib"
@@ -158,7 +156,6 @@ class ConvertOptions:
     dtype: str
     tensor_parallel: int = 1
     quantization: str = "none"
-    workers: int = 1  # ranks converted at once
 
 
 def make_convert_argv(architecture: Architecture, options: ConvertOptions) -> tuple[str, ...]:
@@ -188,8 +185,10 @@ def make_convert_argv(architecture: Architecture, options: ConvertOptions) -> tu
 
 
 def _parallel(architecture: Architecture, options: ConvertOptions) -> list[str]:
-    """Gemma's converter knows tensor parallelism only, by another name, and converts one rank after the other."""
+    """One rank after the other: each at once would hold the whole network in memory once more.
+
+    Gemma's converter knows tensor parallelism only, by another name, and no other way.
+    """
     if architecture.family == "gemma":
         return ["--world-size", str(options.tensor_parallel)]
-    workers = min(options.workers, options.tensor_parallel)
-    return ["--tp_size", str(options.tensor_parallel), "--pp_size", "1", "--workers", str(workers)]
+    return ["--tp_size", str(options.tensor_parallel), "--pp_size", "1", "--workers", "1"]

@@ -36,8 +36,3 @@ def find_toolchain(
             )
         converter = QUANTIZE
     return make_toolchain(runtime, converter)
-
-
-def converts_on_gpu(toolchain: Toolchain) -> bool:
-    """Whether the conversion itself needs the GPU; such a checkpoint goes to the build as it was downloaded."""
-    return toolchain.runtime == TENSORRT_LLM and toolchain.converter == QUANTIZE

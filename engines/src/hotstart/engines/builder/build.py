@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 from hotstart.engines.build_estimate import make_build_estimate, say_build_estimate
 from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
-from hotstart.engines.builder.conversion import EXPECTATIONS, Conversion, convert, find_conversion
+from hotstart.engines.builder.conversion import EXPECTATIONS, Conversion, convert, find_conversion, finish
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.prepare import Prepared
 from hotstart.engines.builder.refit_base import fetch_refit_base
@@ -149,13 +149,13 @@ def compile_engine(
 
 
 def find_or_convert(settings: BuildSettings, state: BuildState, runtime: Runtime, work: Path) -> Conversion:
-    """The conversion that a container before this one has left, or one of our own in ``work``."""
+    """The conversion that a container before this one has left, whole or only begun, or one of our own in ``work``."""
     found = None if settings.converted is None else find_conversion(settings.converted, settings.engine_key)
     if found is None:
         return convert(settings, state, runtime, work)
     state.checkpoint_bytes = found.prepared.choice.size
     state.began -= found.seconds  # the build began with the container before this one
-    return found
+    return found if found.converted else finish(settings, state, runtime, found)
 
 
 def network_facts(prepared: Prepared) -> dict[str, Any]:

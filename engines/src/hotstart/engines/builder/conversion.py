@@ -1,7 +1,8 @@
 """The first half of a build, which needs no GPU: checkpoint from its source, checked, converted.
 
 Either in the process that builds, or by ``hotstart-builder convert`` in a container before it, which leaves the result
-on the scratch disk that both share, with the checkpoint's answers for the verification.
+on the scratch disk that both share, with the checkpoint's answers for the verification. Where the conversion turns out
+to want the driver of a GPU, it leaves the checkpoint alone, and the process that builds converts it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hotstart.engines.builder.prepare import Prepared, prepare
@@ -23,7 +24,7 @@ from hotstart.engines.builder.state import BuildState
 from hotstart.engines.checkpoints.choose import Choice, ChosenFile, FileRole, ListedFile
 from hotstart.engines.checkpoints.opening import open_checkpoint
 from hotstart.engines.checkpoints.source import check_room
-from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.errors import DriverMissing, Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
 from hotstart.exchange.messages import BuildPhase
@@ -35,11 +36,16 @@ EXPECTATIONS = "expectations"  # folder in the scratch: what checkpoints answer
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted checkpoint: ``files`` is the folder that the runtime wrote, ``prepared`` what it was made of."""
+    """A converted checkpoint: ``files`` is the folder that the runtime wrote, ``prepared`` what it was made of.
+
+    ``source`` is the folder of the checkpoint's own files. Not ``converted``: ``files`` is empty as yet.
+    """
 
     prepared: Prepared
+    source: Path
     files: Path
     seconds: float
+    converted: bool = True
 
 
 def convert_only(settings: ConversionSettings, state: BuildState, converted: Path) -> None:
@@ -53,7 +59,14 @@ def convert_only(settings: ConversionSettings, state: BuildState, converted: Pat
     if find_conversion(converted, settings.engine_key) is not None:
         return
     with _partial(converted) as folder:
-        conversion = convert(settings, state, runtime, folder)
+        conversion = begin(settings, state, folder)
+        try:
+            conversion = finish(settings, state, runtime, conversion)
+        except DriverMissing as error:
+            log.warning("left to the container with the GPU error=%s", error)
+            conversion = replace(conversion, converted=False)
+            shutil.rmtree(conversion.files)
+            conversion.files.mkdir()
         state.enter(BuildPhase.VERIFYING)
         _expect(settings, state, conversion)
         with full_disk_errors(folder, 0):
@@ -77,11 +90,20 @@ def find_conversion(converted: Path, engine_key: str) -> Conversion | None:
     choice = Choice(receipt.checkpoint_format, files)
     checkpoint = open_checkpoint(converted / CHECKPOINT, choice)
     prepared = Prepared(checkpoint, choice, receipt.checkpoint_digest, receipt.tokenizer_digest)
-    return Conversion(prepared, converted / FILES, receipt.seconds)
+    return Conversion(prepared, converted / CHECKPOINT, converted / FILES, receipt.seconds, receipt.converted)
 
 
 def convert(settings: ConversionSettings, state: BuildState, runtime: Runtime, folder: Path) -> Conversion:
     """Fills ``folder``, which is empty, with the checkpoint and what the runtime makes of it.
+
+    Raises:
+        EngineError: the checkpoint, the recipe or the disk; DriverMissing among them.
+    """
+    return finish(settings, state, runtime, begin(settings, state, folder))
+
+
+def begin(settings: ConversionSettings, state: BuildState, folder: Path) -> Conversion:
+    """Fills ``folder``, which is empty, with the checkpoint.
 
     Raises:
         EngineError: the checkpoint, the recipe or the disk.
@@ -93,13 +115,24 @@ def convert(settings: ConversionSettings, state: BuildState, runtime: Runtime, f
     state.enter(BuildPhase.DOWNLOADING)
     prepared = _download(settings, state, source)
     check_pinned(settings, prepared)
+    return Conversion(prepared, source, files, round(time.monotonic() - began, 1))
+
+
+def finish(settings: ConversionSettings, state: BuildState, runtime: Runtime, begun: Conversion) -> Conversion:
+    """Fills ``begun.files``, which is empty, with what the runtime makes of the checkpoint.
+
+    Raises:
+        EngineError: the checkpoint, the recipe or the disk.
+        DriverMissing: only a container with a GPU can do it.
+    """
+    began, prepared, files = time.monotonic(), begun.prepared, begun.files
     needed = needed_bytes(settings.recipe, prepared.checkpoint.facts)
     check_room(files, needed)
     state.enter(BuildPhase.CONVERTING)
     with full_disk_errors(files, needed):
-        runtime.convert(prepared.checkpoint, settings.recipe, files, state.set_share, source)
+        runtime.convert(prepared.checkpoint, settings.recipe, files, state.set_share, begun.source)
     prepared.check_unchanged()
-    return Conversion(prepared, files, round(time.monotonic() - began, 1))
+    return replace(begun, seconds=round(begun.seconds + time.monotonic() - began, 1), converted=True)
 
 
 def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receipt:
@@ -112,6 +145,7 @@ def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receip
         checkpoint_format=prepared.choice.format,
         checkpoint=tuple((chosen.file.name, chosen.file.size, chosen.role.value) for chosen in prepared.choice.files),
         seconds=conversion.seconds,
+        converted=conversion.converted,
     )
 
 

@@ -137,6 +137,11 @@ KNOWN: tuple[Known, ...] = (
 )
 
 
+def lacks_driver(line: str) -> bool:
+    """Whether a line says that something wants the driver of a GPU, and there is none."""
+    return any(known.error is DriverMissing and known.pattern.search(line) for known in KNOWN)
+
+
 def make_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError:
     """The error for a tool that ended with ``code`` (negative: a signal) after ``lines``, the last one last."""
     last, killed = lines[-LAST_LINES:], code in KILLED

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from hotstart.engines.accelerators import GIB
 from hotstart.engines.architectures import (
-    CONVERT_ENVIRONMENT,
     OURS,
     TENSORRT_LLM,
     ConvertOptions,
@@ -42,7 +41,9 @@ from hotstart.engines.runtimes.tensorrt_llm.build_command import (
     make_build_command,
     make_quantize_command,
 )
+from hotstart.engines.runtimes.tensorrt_llm.driver import find_compat, make_driver_environment
 from hotstart.engines.runtimes.tensorrt_llm.engine_config import find_differences
+from hotstart.engines.runtimes.tensorrt_llm.model_folder import lay_out_model, link_files
 from hotstart.engines.runtimes.tensorrt_llm.progress import BuildProgress, advance
 from hotstart.engines.runtimes.tensorrt_llm.refit import (
     BASE,
@@ -94,10 +95,11 @@ class TensorRTLLM:
         elif converter == AS_IT_IS:
             check_as_it_is(checkpoint, recipe)
             link_files(source, folder / CHECKPOINT, checkpoint_files(recipe.tensor_parallel))
-        elif converter == QUANTIZE:
-            link_files(source, folder / MODEL, [path.name for path in sorted(source.iterdir()) if path.is_file()])
         else:
-            run_converter(checkpoint, recipe, source, folder)
+            lay_out_model(source, folder / MODEL)
+            if converter != QUANTIZE:
+                run_converter(checkpoint, recipe, folder / MODEL, folder)
+                shutil.rmtree(folder / MODEL)
         if converter != QUANTIZE:
             check_files(folder / CHECKPOINT, checkpoint_files(recipe.tensor_parallel), Path(converter).name)
         (folder / BESIDE).mkdir()
@@ -132,11 +134,12 @@ class TensorRTLLM:
         return TensorRTLLMScorer(folder)
 
 
-def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, source: Path, folder: Path) -> None:
-    """TensorRT-LLM's own converter for this network.
+def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, model: Path, folder: Path) -> None:
+    """TensorRT-LLM's own converter for this network, from the Hugging Face folder ``model``.
 
     Raises:
         EngineError: the recipe's converter is for another network, or the script fails.
+        DriverMissing: it cannot even be loaded in a container without a GPU.
     """
     architecture = require_architecture(checkpoint.facts.architecture)
     wanted = architecture.converters.get(TENSORRT_LLM, "none")
@@ -147,16 +150,15 @@ def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, source: Path, fo
             "set checkpoint.revision to have the checkpoint inspected again.",
         )
     options = ConvertOptions(
-        model_dir=str(source),
+        model_dir=str(model),
         output_dir=str(folder / CHECKPOINT),
         dtype=recipe.dtype,
         tensor_parallel=recipe.tensor_parallel,
         quantization=recipe.quantization,
-        workers=1,  # each more holds the whole network in memory once more
     )
     home = folder / "home"
     home.mkdir()
-    environment = {**TOOL_ENVIRONMENT, **CONVERT_ENVIRONMENT}
+    environment = {**TOOL_ENVIRONMENT, **make_driver_environment(find_compat(), os.environ)}
     run_tool(Command(make_convert_argv(architecture, options), environment), home, lambda line: None)
     shutil.rmtree(home)
 
@@ -248,24 +250,3 @@ def check_config(path: Path, recipe: EngineRecipe) -> None:
             f"trtllm-build has built another engine than the recipe asks for ({'; '.join(differences)}): it is not "
             "served. The Job's log says what the tool has changed.",
         )
-
-
-def link_files(source: Path, folder: Path, names: Sequence[str]) -> None:
-    """Links in ``folder``, so that a large checkpoint is on the disk once; hard ones where it is the same disk.
-
-    Raises:
-        Terminal: CheckpointIncomplete, a file is missing.
-    """
-    folder.mkdir()
-    for name in names:
-        if not (source / name).is_file():
-            raise Terminal(
-                Reason.CHECKPOINT_INCOMPLETE,
-                f"The TensorRT-LLM checkpoint has no {name}: engine.tensorParallel must be that of its conversion.",
-            )
-        whole = (source / name).resolve()
-        try:
-            os.link(whole, folder / name)
-        except OSError as error:  # a claim's files are on another disk, or read-only
-            log.info("symbolic link in place of a hard one name=%s error=%s", name, error.strerror)
-            (folder / name).symlink_to(whole)
