@@ -158,8 +158,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too few layers": ({"layers": 1}, "have 1 layers, the config says 2"),
     "too many layers": ({"layers": 3}, "have 3 layers, the config says 2"),
     "another vocabulary": ({"word_embeddings.weight": np.ones((500, 64))}, r"No tensor has the shape \[512, 64\]"),
-    "NaN": ({"ln_f.weight": [1.0, math.nan]}, r"The tensor ln_f\.weight holds NaN or Inf"),
-    "too large for its format": ({"ln_f.weight": [1.0, 1e6]}, r"The tensor ln_f\.weight holds NaN or Inf"),
+    "NaN": ({"ln_f.weight": [1.0, math.nan]}, r"The tensor ln_f\.weight of model\.safetensors holds NaN or Inf"),
+    "too large for its format": (
+        {"ln_f.weight": [1.0, 1e6]},
+        r"The tensor ln_f\.weight of model\.safetensors holds NaN or Inf",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from hotstart.engines.errors import Reason, Terminal
 CTRANSLATE2 = "ctranslate2"
 TENSORRT_LLM = "tensorrt_llm"
 #: Converters of ours; any other name is the path of a script in the container.
-OURS = ("hotstart-llama", "hotstart-mpt")
+LLAMA_CONVERTER, MPT_CONVERTER = OURS = ("hotstart-llama", "hotstart-mpt")
 #: Formats that each runtime's converters can read.
 FORMATS = {
     CTRANSLATE2: ("safetensors", "torch", "gguf"),
@@ -53,13 +53,11 @@ def _known(name: str, family: str, script: str, *options: str) -> Architecture:
 
 def _llama(name: str) -> Architecture:
     upstream = f"{_CORE}/llama/convert_checkpoint.py"
-    return Architecture(
-        name, "llama", {CTRANSLATE2: "hotstart-llama", TENSORRT_LLM: upstream}, ("--load_model_on_cpu",)
-    )
+    return Architecture(name, "llama", {CTRANSLATE2: LLAMA_CONVERTER, TENSORRT_LLM: upstream}, ("--load_model_on_cpu",))
 
 
 def _mpt(name: str) -> Architecture:
-    return Architecture(name, "mpt", {CTRANSLATE2: "hotstart-mpt", TENSORRT_LLM: "hotstart-mpt"})
+    return Architecture(name, "mpt", {CTRANSLATE2: MPT_CONVERTER, TENSORRT_LLM: MPT_CONVERTER})
 
 
 # Options that are no matter of taste:

@@ -184,6 +184,7 @@ def _download(settings: ConversionSettings, state: BuildState, folder: Path) -> 
         on_choice=on_choice,
         on_bytes=on_bytes,
         heads_only=False,
+        runtime=settings.recipe.toolchain.runtime,
     )
 
 

@@ -93,27 +93,6 @@ def make_upstream_facts(config: Mapping[str, Any], architecture: Architecture) -
     return facts
 
 
-def check_upstream_shapes(facts: UpstreamFacts, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """The few shapes that every family has: an embedding of the vocabulary, and as many layers as the config says.
-
-    Raises:
-        Terminal: CheckpointCorrupt, config and weights are of different models.
-    """
-    embedding = (facts.vocab, facts.hidden)
-    if embedding not in shapes.values():
-        raise Terminal(
-            Reason.CHECKPOINT_CORRUPT,
-            f"No tensor has the shape {list(embedding)} of the config's embedding: config and weights are of different "
-            "models.",
-        )
-    layers = count_layers(shapes)
-    if layers != facts.layers:
-        raise Terminal(
-            Reason.CHECKPOINT_CORRUPT,
-            f"The weights have {layers} layers, the config says {facts.layers}: upload the whole checkpoint again.",
-        )
-
-
 def count_layers(names: Iterable[str]) -> int:
     """How many layers the names of tensors speak of, 0 to the last one that is there without a gap."""
     found = {int(match[1]) for name in names if (match := _LAYER.search(name))}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hotstart.engines.accelerators import GIB
 from hotstart.engines.architectures import (
+    MPT_CONVERTER,
     OURS,
     TENSORRT_LLM,
     ConvertOptions,
@@ -86,7 +87,7 @@ class TensorRTLLM:
     ) -> None:
         check_recipe(recipe)
         converter = recipe.toolchain.converter
-        if converter == "hotstart-mpt":
+        if converter == MPT_CONVERTER:
             from hotstart.engines.runtimes.tensorrt_llm.mpt_convert import convert_mpt
 
             convert_mpt(checkpoint, recipe, folder / CHECKPOINT, progress)
