@@ -94,7 +94,9 @@ class BuilderJobs:
     def inspect(self, *, process: bool = False) -> tuple[int, dict[str, Any]]:
         """Runs ``inspect`` to its end: exit code and termination message."""
         environment, termination = self._make_environment({"HOTSTART_RUNTIME": self.recipe.toolchain.runtime})
-        code = self._start("inspect", environment).wait(END_SECONDS) if process else run_inspect(environment)
+        code = (
+            self._start("inspect", environment).wait(END_SECONDS) if process else run_inspect(environment, self._tail())
+        )
         return code, json.loads(termination.read_text())
 
     def convert(self, inspected: dict[str, Any], **variables: str) -> tuple[int, dict[str, Any]]:

@@ -9,8 +9,8 @@ from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
 from hotstart.engines.checkpoints.upstream_shapes import check_upstream_shapes, expected_upstream_shape
 from hotstart.engines.errors import Reason, Terminal
 
-#: One layer of each family as transformers 4.57 names it: vocabulary 512, hidden 64, 4 heads of 16, inner 96 (gated ones)
-#: or 256.
+#: One layer of each family as transformers 4.57 names it: vocabulary 512, hidden 64, 4 heads of 16, inner 96
+#: (gated ones) or 256.
 NAMES: dict[str, tuple[UpstreamFacts, dict[str, tuple[int, ...]]]] = {
     "Qwen2ForCausalLM": (
         UpstreamFacts("Qwen2ForCausalLM", 1, 64, 96, 4, 2, 16, 512, 128),

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command == "build":
         code = _run_until_done(run_build(os.environ, tail))
     else:
-        code = run_inspect(os.environ) if command == "inspect" else run_convert(os.environ, tail)
+        code = (run_inspect if command == "inspect" else run_convert)(os.environ, tail)
     logging.shutdown()
     os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
 
@@ -56,12 +56,12 @@ def serve_calibrator(environment: Mapping[str, str]) -> NoReturn:
         signal.pause()
 
 
-def run_inspect(environment: Mapping[str, str]) -> int:
+def run_inspect(environment: Mapping[str, str], tail: LogTail) -> int:
     """Writes the result or the failure, and returns the exit code."""
     try:
         result = inspect(make_inspect_settings(environment))
     except Exception as error:  # noqa: BLE001 - the program's edge: every failure becomes a reason and a message
-        return _fail(environment, error, Reason.INSPECTION_FAILED)
+        return _fail(environment, error, Reason.INSPECTION_FAILED, tail)
     write_termination(environment, make_result_message(result))
     return 0
 
@@ -77,7 +77,7 @@ def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
             raise Terminal(Reason.INVALID_SPEC, "HOTSTART_CONVERTED is not set in the Job's environment.")
         convert_only(settings, BuildState("", settings.engine_key, tail), settings.converted)
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
-        return _fail(environment, error, Reason.BUILD_FAILED)
+        return _fail(environment, error, Reason.BUILD_FAILED, tail)
     return 0
 
 
@@ -88,8 +88,8 @@ async def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
     try:
         failure = await build(make_build_settings(environment), tail)
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
-        return _fail(environment, error, Reason.BUILD_FAILED)
-    return 0 if failure is None else _end_failed(environment, failure)
+        return _fail(environment, error, Reason.BUILD_FAILED, tail)
+    return 0 if failure is None else _end_failed(environment, failure, tail)
 
 
 def write_termination(environment: Mapping[str, str], text: str) -> None:
@@ -106,15 +106,15 @@ def _run_until_done(job: Coroutine[Any, Any, int]) -> int:
     return asyncio.new_event_loop().run_until_complete(job)
 
 
-def _fail(environment: Mapping[str, str], error: Exception, otherwise: Reason) -> int:
+def _fail(environment: Mapping[str, str], error: Exception, otherwise: Reason, tail: LogTail) -> int:
     failure = make_failure(error, otherwise)
     unforeseen = None if isinstance(error, EngineError) else error  # only such a one is worth a stack trace
     log.error("failed reason=%s message=%s", failure.reason, failure.message, exc_info=unforeseen)
-    return _end_failed(environment, failure)
+    return _end_failed(environment, failure, tail)
 
 
-def _end_failed(environment: Mapping[str, str], failure: PodFailure) -> int:
-    write_termination(environment, make_failure_message(failure))
+def _end_failed(environment: Mapping[str, str], failure: PodFailure, tail: LogTail) -> int:
+    write_termination(environment, make_failure_message(failure, tail.lines()))
     return exit_code(failure)
 
 

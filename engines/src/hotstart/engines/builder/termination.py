@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hotstart.engines.errors import EngineError, HostMemoryFull, Reason, Retryable
@@ -13,6 +14,7 @@ EXIT_TERMINAL = 64  # podFailurePolicy: the Job is not tried again
 EXIT_RETRYABLE = 1
 EXIT_KILLED = 137  # as if this process had been killed for memory, and not one of its own: the operator asks for more
 EXIT_SIGTERM = 143
+REPEATED = 40  # characters of a failure's text by which a line of the log is known to say the same
 LONGEST_MESSAGE = 1500  # characters; leaves room when each becomes an escape of six bytes
 
 
@@ -24,13 +26,20 @@ def make_failure(error: BaseException, otherwise: Reason) -> PodFailure:
     return PodFailure(reason=known.reason.value, message=message, retryable=known.retryable, killed=killed)
 
 
-def make_failure_message(failure: PodFailure) -> str:
-    """The termination message of a failure; its text is cut until it fits."""
+def make_failure_message(failure: PodFailure, tail: Sequence[str] = ()) -> str:
+    """The termination message of a failure, with as many of the last lines of the log as fit, the last one last.
+
+    A line that only repeats the failure is left out; where the failure alone is too long, its text is cut.
+    """
     value = failure.model_dump()
-    text = json.dumps({"failure": value})
+    lines = [line for line in tail if failure.message[:REPEATED] not in line]
+    text = json.dumps({"failure": {**value, "log_tail": lines}})
     while len(text) > MAX_BYTES:
-        value["message"] = value["message"][: len(value["message"]) * 3 // 4]
-        text = json.dumps({"failure": value})
+        if lines:
+            lines = lines[1:]
+        else:
+            value["message"] = value["message"][: len(value["message"]) * 3 // 4]
+        text = json.dumps({"failure": {**value, "log_tail": lines}})
     return text
 
 

@@ -26,7 +26,16 @@ from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, make_conditions
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
-from hotstart.operator.core.jobs import Failed, Failure, Running, Succeeded, decide_outcome, newest_job, was_killed
+from hotstart.operator.core.jobs import (
+    Failed,
+    Failure,
+    Running,
+    Succeeded,
+    decide_outcome,
+    newest_job,
+    was_killed,
+    with_tail,
+)
 from hotstart.operator.core.quarantine import (
     Quarantine,
     describe_nodes,
@@ -173,7 +182,8 @@ def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: flo
     if report is None:
         return decide_starting(view, last, now)
     if report.phase is BuildPhase.FAILED and report.failure is not None:
-        failure = Failure(report.failure.reason, with_tail(report), report.failure.retryable)
+        message = with_tail(report.failure.message, report.log_tail)
+        failure = Failure(report.failure.reason, message, report.failure.retryable)
         verdicts = report_failure(failure, progressing=report.failure.retryable)
         return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED), check_in=3.0)
     going_on = Failure(Reason.ENGINE_BUILDING, f"The engine is being built: {report.phase}.", True)
@@ -203,13 +213,6 @@ def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
         phase = EnginePhase.CONVERTING
     verdicts = report_failure(failure, progressing=True)
     return EnginePlan(make_engine_status(view, verdicts, now, phase=phase), check_in=3.0)
-
-
-def with_tail(report: BuildReport) -> str:
-    """The failure's message with the tool's last lines."""
-    message = "" if report.failure is None else report.failure.message
-    tail = " | ".join(report.log_tail[-3:])[-400:]
-    return f"{message} Last lines: {tail}" if tail and tail not in message else message
 
 
 def decide_failed(view: EngineView, last: JobFacts, failure: Failure, now: float) -> EnginePlan:

@@ -17,6 +17,8 @@ from hotstart.operator.core.facts import Exit, JobFacts, PodFacts, Trouble
 EXIT_TERMINAL = 64
 EXIT_KILLED = 137  # SIGKILL: but for a deletion it is the kernel's, for want of memory
 NO_POD_AFTER_SECONDS = 8.0
+REPEATED = 40  # characters of a message by which a line of the log is known to say the same
+LAST_LINES, LONGEST_TAIL = 3, 400  # characters
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,17 @@ def read_failure(text: str) -> Failure | None:
     """The failure in a termination message; None where it holds none."""
     try:
         found = json.loads(text)["failure"]
-        message = str(found["message"])
-        tail = [str(line) for line in found.get("log_tail", ())][-3:]
-        if tail and tail[-1] not in message:
-            message = f"{message} Last lines: {' | '.join(tail)}"
+        message = with_tail(str(found["message"]), [str(line) for line in found.get("log_tail", ())])
         return Failure(str(found["reason"]), message, bool(found["retryable"]))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def with_tail(message: str, lines: Iterable[str]) -> str:
+    """A failure's message with the last lines of the log, but for those that repeat it."""
+    others = [line for line in lines if message[:REPEATED] not in line]
+    tail = " | ".join(others[-LAST_LINES:])[-LONGEST_TAIL:]
+    return f"{message} Last lines: {tail}" if tail else message
 
 
 def read_exit(ended: Exit, *, fallback: str, what: str) -> Failure:
