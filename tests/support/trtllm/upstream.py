@@ -75,6 +75,17 @@ def load_model(folder: Path) -> None:
         raise OSError(f"Error no file named {', '.join(WEIGHTS)} found in directory {folder}.")
 
 
+def find_algorithm(arguments: dict[str, object]) -> str | None:
+    """What the checkpoint's config says of its quantization."""
+    if arguments.get("qformat"):
+        return str(arguments["qformat"]).upper()
+    return (
+        {"int8": "W8A16", "int4": "W4A16"}[str(arguments["weight_only_precision"])]
+        if arguments["use_weight_only"]
+        else None
+    )
+
+
 def main() -> None:
     script = Path(sys.argv[1])
     what = os.environ.get("OMPI_FAKE_UPSTREAM")
@@ -91,7 +102,9 @@ def main() -> None:
     output = Path(arguments.output_dir)
     output.mkdir()
     mapping = {"world_size": ranks, "tp_size": ranks, "pp_size": 1}
-    (output / "config.json").write_text(json.dumps({"dtype": arguments.dtype, "mapping": mapping}))
+    quantization = {"quant_algo": find_algorithm(vars(arguments))}
+    config = {"dtype": arguments.dtype, "logits_dtype": "float32", "mapping": mapping, "quantization": quantization}
+    (output / "config.json").write_text(json.dumps(config))
     for rank in range(ranks):
         (output / f"rank{rank}.safetensors").write_text(f"weights by {script.name} for {rank}")
     print("Total time of converting checkpoints: 00:00:01")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotstart.engines.architectures import WEIGHT_ONLY
 from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineRecipe
-from hotstart.engines.runtimes.tensorrt_llm.build_command import DTYPES
+from hotstart.engines.runtimes.tensorrt_llm.build_command import DTYPES, LOGITS_DTYPE, QUANT_ALGORITHMS
 from hotstart.engines.splitting import find_split_refusal, find_weight_only_refusal
 
-#: quantization of a recipe -> quant_algo
-QUANTIZATIONS: dict[str, str | None] = {"none": None, "int8_weight_only": "W8A16", "int4_weight_only": "W4A16"}
+#: Of the quantizations of a recipe; fp8 is calibrated, which upstream does and not for this network.
+QUANTIZATIONS = ("none", *WEIGHT_ONLY)
 EXPANSION = 4
 NORM_EPSILON = 1e-5
 
@@ -26,7 +27,7 @@ def make_checkpoint_config(facts: MptFacts, recipe: EngineRecipe) -> dict[str, A
     return {
         "architecture": "MPTForCausalLM",
         "dtype": recipe.dtype,
-        "logits_dtype": "float32",
+        "logits_dtype": LOGITS_DTYPE,
         "vocab_size": facts.vocab,
         "hidden_size": facts.hidden,
         "intermediate_size": facts.intermediate,
@@ -37,7 +38,7 @@ def make_checkpoint_config(facts: MptFacts, recipe: EngineRecipe) -> dict[str, A
         "hidden_act": "gelu",
         "use_parallel_embedding": False,
         "embedding_sharding_dim": 0,
-        "quantization": {"quant_algo": QUANTIZATIONS[recipe.quantization], "kv_cache_quant_algo": None},
+        "quantization": {"quant_algo": QUANT_ALGORITHMS[recipe.quantization], "kv_cache_quant_algo": None},
         "mapping": {"world_size": ranks, "tp_size": ranks, "pp_size": 1},
         "bias": facts.bias,
         "clip_qkv": facts.clip_qkv,
@@ -71,7 +72,7 @@ def check_mpt_recipe(facts: MptFacts, recipe: EngineRecipe) -> None:
     if recipe.quantization not in QUANTIZATIONS:
         raise _unsupported("quantization", recipe.quantization, ", ".join(QUANTIZATIONS))
     refusal = find_split_refusal(facts.heads, facts.kv_heads, recipe.tensor_parallel)
-    if not refusal and QUANTIZATIONS[recipe.quantization] is not None:
+    if not refusal and recipe.quantization in WEIGHT_ONLY:
         refusal = find_weight_only_refusal(facts.hidden, facts.kv_heads, facts.head_dim, recipe.tensor_parallel)
     if refusal:
         raise Terminal(Reason.UNSUPPORTED_RECIPE, refusal)
