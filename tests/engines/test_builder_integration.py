@@ -312,6 +312,8 @@ async def expect_failed_build(
     assert report.failure.reason == reason
     assert words in report.failure.message
     found, said = await builder.wait()
+    tail = said["failure"].pop("log_tail")
     assert (found, said) == (code, {"failure": report.failure.model_dump()})
+    assert tail
     assert jobs.engines.get_manifest(operator.prefix) is None
     return report

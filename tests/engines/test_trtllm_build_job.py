@@ -99,6 +99,23 @@ async def test_a_conversion_that_wants_a_driver_is_left_to_the_container_with_th
     assert BuildPhase.DOWNLOADING not in phases
 
 
+async def test_a_conversion_says_how_far_it_is_and_can_be_cancelled(jobs: Any, tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "llama")
+    jobs.store.upload_folder(checkpoint, jobs.bucket, "llama/")
+    environment = jobs.environment | make_world(upstream="hang")
+    llama = jobs.with_(uri=jobs.uri.replace("model/", "llama/"), recipe=LLAMA_OF_JOBS, environment=environment)
+    converter = llama.serve_convert(inspected(llama))
+    operator = llama.operator(converter)
+    begun = await operator.run(until=lambda report: report.phase is BuildPhase.CONVERTING)
+    half = await operator.run(until=lambda report: report.eta_seconds is not None)
+    assert begun.percent <= half.percent < 50
+    operator.answers = BuildRequest(cancel=True)
+    await operator.run(until=lambda report: True)
+    code, said = await converter.wait()
+    assert (code, said["failure"]["reason"]) == (64, "BuildFailed")
+    assert "cancelled" in said["failure"]["message"]
+
+
 async def test_the_next_build_begins_with_the_timing_cache(jobs: Any) -> None:
     jobs.store.client().put_object(Bucket=jobs.engine_bucket, Key=CACHE, Body=b"before ")
     builder = jobs.build(inspected(jobs), process=True)

@@ -50,6 +50,15 @@ def test_workers_may_say_their_last_after_the_tool(tmp_path: Path, monkeypatch: 
     assert run(tmp_path, "(sleep 0.3; echo last) & echo first") == ["first", "last"]
 
 
+def test_bars_are_heard_and_do_not_drive_words_out_of_the_tail(tmp_path: Path) -> None:
+    bars = "".join(f"printf '%3d%%|#|\\r' {step}; " for step in range(100))
+    heard: list[str] = []
+    with pytest.raises(EngineError, match=r'saying "what went wrong"'):
+        run_tool(Command(("sh", "-c", f"echo what went wrong; {bars} exit 3")), tmp_path, heard.append)
+    assert heard[0] == "what went wrong"
+    assert heard[-1].strip() == "99%|#|"
+
+
 def is_running(pid: int) -> bool:
     """Whether a process is there and no zombie that init has not collected yet."""
     try:

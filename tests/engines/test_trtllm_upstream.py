@@ -69,14 +69,16 @@ def test_each_script_takes_the_options_that_it_is_given(
     tmp_path: Path, world: Any, name: str, quantization: str
 ) -> None:
     recipe = replace(LLAMA, toolchain=find_toolchain(TENSORRT_LLM, name), tensor_parallel=2, quantization=quantization)
-    run_converter(named(name), recipe, write_tiny_checkpoint(tmp_path / "model"), tmp_path)
+    shares: list[float] = []
+    run_converter(named(name), recipe, write_tiny_checkpoint(tmp_path / "model"), tmp_path, shares.append)
+    assert shares == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert (tmp_path / CHECKPOINT / "rank1.safetensors").is_file()
 
 
 def test_a_checkpoint_that_names_code_is_converted_without_it(tmp_path: Path, world: Any) -> None:
     source = write_with_code(tmp_path / "source")
     with pytest.raises(EngineError, match=r"does not appear to have a file named configuration_phi3\.py"):
-        run_converter(named("LlamaForCausalLM"), LLAMA, source, tmp_path)  # as it is
+        run_converter(named("LlamaForCausalLM"), LLAMA, source, tmp_path, print)  # as it is
     (tmp_path / "converted").mkdir()
     TensorRTLLM().convert(SafetensorsFolder(source), LLAMA, tmp_path / "converted", lambda share: None, source)
     assert (tmp_path / "converted" / CHECKPOINT / "rank0.safetensors").is_file()
@@ -87,7 +89,7 @@ def test_so_is_one_that_is_calibrated(tmp_path: Path, world: Any) -> None:
     for folder in ("converted", "work"):
         (tmp_path / folder).mkdir()
     TensorRTLLM().convert(SafetensorsFolder(source), FP8, tmp_path / "converted", lambda share: None, source)
-    quantize(tmp_path / "converted" / MODEL, FP8, tmp_path / "checkpoint", tmp_path / "work")
+    quantize(tmp_path / "converted" / MODEL, FP8, tmp_path / "checkpoint", tmp_path / "work", print)
     assert (tmp_path / "checkpoint" / "rank0.safetensors").is_file()
 
 
@@ -105,7 +107,7 @@ def test_a_script_sees_the_rest_of_the_config(tmp_path: Path) -> None:
 def test_a_script_that_wants_a_driver_says_so(tmp_path: Path, world: Any) -> None:
     world(upstream="driver")
     with pytest.raises(DriverMissing, match=r"libcuda\.so\.1") as failure:
-        run_converter(named("LlamaForCausalLM"), LLAMA, write_tiny_checkpoint(tmp_path / "model"), tmp_path)
+        run_converter(named("LlamaForCausalLM"), LLAMA, write_tiny_checkpoint(tmp_path / "model"), tmp_path, print)
     assert failure.value.reason is Reason.ACCELERATOR_MISMATCH
 
 

@@ -240,8 +240,10 @@ async def test_a_build_that_is_killed_for_memory_asks_for_more(world, ended, wor
     await world.run_until(world.is_ready, 200)
 
 
-async def test_a_conversion_under_way_is_a_phase_of_the_build(world):
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_conversion_under_way_is_a_phase_of_the_build(world, silent):
     world.cluster.create_now("Node", gpu_node("a", gpus=2))
+    world.agents.silent = silent
     place = world._move_pod
 
     def convert(pod):
@@ -252,11 +254,14 @@ async def test_a_conversion_under_way_is_a_phase_of_the_build(world):
             world.cluster.change("Pod", pod["metadata"]["name"], {"spec": {"nodeName": "a"}})
             return
         statuses = [{"name": "convert", "state": {"running": {}}}]
-        world._set(pod, {"phase": "Pending", "initContainerStatuses": statuses})
+        world._set(pod, {"phase": "Pending", "podIP": "10.0.0.9", "initContainerStatuses": statuses})
 
     world._move_pod = convert
     apply_replit(world)
     await world.run(12)
     (engine,) = world.cluster.all("Engine")
     assert engine["status"]["phase"] == "Converting"
+    assert (engine["status"].get("percent"), engine["status"].get("etaSeconds")) == (
+        (None, None) if silent else (12, 90)
+    )
     assert "without a GPU" in ready_of(world)["message"]

@@ -2,7 +2,7 @@
 
 Each script takes the options that it declares in TensorRT-LLM 1.2.1 and no others, and reads config and tokenizer as
 transformers does when it is told to trust the checkpoint's code. ``OMPI_FAKE_UPSTREAM`` says what goes wrong: die
-(killed), driver (the package cannot be loaded without one).
+(killed), driver (the package cannot be loaded without one), hang (in the middle, after half of a bar).
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 DTYPES = ("auto", "float16", "bfloat16", "float32")
@@ -95,6 +96,15 @@ def main() -> None:
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     load_model(Path(arguments.model_dir))
+    for step in range(6):
+        print(
+            f"Loading weights: {10 * step:3d}%|{'#' * step:<10}| {step}/10 [00:0{step}<00:09, 1.00it/s]",
+            end="\r",
+            flush=True,
+        )
+    print()
+    if what == "hang":
+        time.sleep(600)
     if script.name == "quantize.py":
         texts = (Path(arguments.calib_dataset) / "train.jsonl").read_text().splitlines()
         assert texts and all(json.loads(line)["text"] for line in texts)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hotstart.engines.builder.inspect import inspect
 from hotstart.engines.builder.log_tail import LogTail, set_up_logging
-from hotstart.engines.builder.settings import make_build_settings, make_conversion_settings, make_inspect_settings
+from hotstart.engines.builder.settings import make_build_settings, make_inspect_settings
 from hotstart.engines.builder.termination import (
     EXIT_SIGTERM,
     exit_code,
@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tail = set_up_logging()
     if command == "calibrate":
         serve_calibrator(os.environ)
-    if command == "build":
-        code = _run_until_done(run_build(os.environ, tail))
+    if command == "inspect":
+        code = run_inspect(os.environ, tail)
     else:
-        code = (run_inspect if command == "inspect" else run_convert)(os.environ, tail)
+        code = _run_until_done((run_build if command == "build" else run_convert)(os.environ, tail))
     logging.shutdown()
     os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
 
@@ -66,16 +66,22 @@ def run_inspect(environment: Mapping[str, str], tail: LogTail) -> int:
     return 0
 
 
-def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
+async def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
     """Leaves the conversion for the container that builds; writes a failure, and returns the exit code."""
     from hotstart.engines.builder.conversion import convert_only  # only here: an inspection needs no converter
+    from hotstart.engines.builder.serving import run_until_cancelled, served  # and no web server
     from hotstart.engines.builder.state import BuildState
 
     try:
-        settings = make_conversion_settings(environment)
+        settings = make_build_settings(environment)
         if settings.converted is None:
             raise Terminal(Reason.INVALID_SPEC, "HOTSTART_CONVERTED is not set in the Job's environment.")
-        convert_only(settings, BuildState("", settings.engine_key, tail), settings.converted)
+        state = BuildState(settings.pod_uid, settings.engine_key, tail)
+        async with served(settings, state):
+            work = asyncio.to_thread(convert_only, settings, state, settings.converted)
+            error = await run_until_cancelled(work, state)
+        if error is not None:
+            raise error
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
         return _fail(environment, error, Reason.BUILD_FAILED, tail)
     return 0

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hotstart.engines.build_estimate import BuildEstimate, make_build_estimate
 from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.builder.receipt import CHECKPOINT, FILES, BadReceipt, Receipt, read_conversion, write_receipt
-from hotstart.engines.builder.room import full_disk_errors, needed_bytes
+from hotstart.engines.builder.room import full_disk_errors, needed_bytes, network_sizes
 from hotstart.engines.builder.settings import ConversionSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.checkpoints.choose import Choice, ChosenFile, FileRole, ListedFile
@@ -26,11 +27,13 @@ from hotstart.engines.checkpoints.opening import open_checkpoint
 from hotstart.engines.checkpoints.source import check_room
 from hotstart.engines.errors import DriverMissing, Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
-from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
+from hotstart.engines.recipe import EngineRecipe
+from hotstart.engines.runtimes.runtime import Progress, Runtime, check_toolchain, load_runtime
 from hotstart.exchange.messages import BuildPhase
 
 log = logging.getLogger(__name__)
 PARTIAL = ".partial-"  # a conversion that is not finished; removed by the next one
+CONVERSION_SHARE = 0.6  # of the phase, in a container of its own; the rest are the checkpoint's answers
 EXPECTATIONS = "expectations"  # folder in the scratch: what checkpoints answer
 
 
@@ -60,14 +63,17 @@ def convert_only(settings: ConversionSettings, state: BuildState, converted: Pat
         return
     with _partial(converted) as folder:
         conversion = begin(settings, state, folder)
+        if runtime.compiles:
+            estimate_build(state, conversion.prepared, settings.recipe)
         try:
-            conversion = finish(settings, state, runtime, conversion)
+            conversion = finish(
+                settings, state, runtime, conversion, lambda share: state.set_share(CONVERSION_SHARE * share)
+            )
         except DriverMissing as error:
             log.warning("left to the container with the GPU error=%s", error)
             conversion = replace(conversion, converted=False)
             shutil.rmtree(conversion.files)
             conversion.files.mkdir()
-        state.enter(BuildPhase.VERIFYING)
         _expect(settings, state, conversion)
         with full_disk_errors(folder, 0):
             receipt = write_receipt(folder, make_receipt(settings, conversion))
@@ -118,7 +124,13 @@ def begin(settings: ConversionSettings, state: BuildState, folder: Path) -> Conv
     return Conversion(prepared, source, files, round(time.monotonic() - began, 1))
 
 
-def finish(settings: ConversionSettings, state: BuildState, runtime: Runtime, begun: Conversion) -> Conversion:
+def finish(
+    settings: ConversionSettings,
+    state: BuildState,
+    runtime: Runtime,
+    begun: Conversion,
+    on_share: Progress | None = None,
+) -> Conversion:
     """Fills ``begun.files``, which is empty, with what the runtime makes of the checkpoint.
 
     Raises:
@@ -130,9 +142,16 @@ def finish(settings: ConversionSettings, state: BuildState, runtime: Runtime, be
     check_room(files, needed)
     state.enter(BuildPhase.CONVERTING)
     with full_disk_errors(files, needed):
-        runtime.convert(prepared.checkpoint, settings.recipe, files, state.set_share, begun.source)
+        runtime.convert(prepared.checkpoint, settings.recipe, files, on_share or state.set_share, begun.source)
     prepared.check_unchanged()
     return replace(begun, seconds=round(begun.seconds + time.monotonic() - began, 1), converted=True)
+
+
+def estimate_build(state: BuildState, prepared: Prepared, recipe: EngineRecipe) -> BuildEstimate:
+    """What the build step needs; its share of the whole goes into ``state``."""
+    estimate = make_build_estimate(network_sizes(prepared.checkpoint.facts), recipe)
+    state.building_seconds = estimate.seconds
+    return estimate
 
 
 def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receipt:
@@ -197,7 +216,12 @@ def _expect(settings: ConversionSettings, state: BuildState, conversion: Convers
         *(prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest),
         *(settings.recipe, conversion.files),
     )
-    expect_only(subject, settings.scratch / EXPECTATIONS, state.set_share)
+    rest = 1 - CONVERSION_SHARE
+    expect_only(
+        subject,
+        settings.scratch / EXPECTATIONS,
+        lambda share: state.set_share(CONVERSION_SHARE + rest * share),
+    )
 
 
 @contextmanager

@@ -8,11 +8,10 @@ from typing import Any
 
 from hotstart.engines.errors import EngineError, HostMemoryFull, Reason, Retryable
 from hotstart.exchange.messages import PodFailure
+from hotstart.exchange.names import EXIT_KILLED, EXIT_TERMINAL
 
 MAX_BYTES = 4096  # Kubernetes cuts a termination message here
-EXIT_TERMINAL = 64  # podFailurePolicy: the Job is not tried again
 EXIT_RETRYABLE = 1
-EXIT_KILLED = 137  # as if this process had been killed for memory, and not one of its own: the operator asks for more
 EXIT_SIGTERM = 143
 REPEATED = 40  # characters of a failure's text by which a line of the log is known to say the same
 LONGEST_MESSAGE = 1500  # characters; leaves room when each becomes an escape of six bytes

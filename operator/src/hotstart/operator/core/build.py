@@ -13,6 +13,7 @@ from itertools import takewhile
 from hotstart.engines.manifest import Manifest, manifest_sha256
 from hotstart.engines.verification import Verification
 from hotstart.exchange.messages import BuildPhase, BuildReport
+from hotstart.exchange.names import STEP_CONVERT
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
 from hotstart.operator.api.engine import EnginePhase, VerificationStatus
 from hotstart.operator.core.accelerators import (
@@ -47,7 +48,7 @@ from hotstart.operator.core.quarantine import (
 )
 
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
-CONVERT_STEP = "convert"  # the init container that needs no GPU
+CONVERTING = "The checkpoint is being converted, without a GPU."
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,9 @@ def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: flo
         failure = Failure(report.failure.reason, message, report.failure.retryable)
         verdicts = report_failure(failure, progressing=report.failure.retryable)
         return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED), check_in=3.0)
-    going_on = Failure(Reason.ENGINE_BUILDING, f"The engine is being built: {report.phase}.", True)
-    failure = view.upload_failure or going_on
+    converting = last.pod is not None and last.pod.step == STEP_CONVERT
+    going_on = CONVERTING if converting else f"The engine is being built: {report.phase}."
+    failure = view.upload_failure or Failure(Reason.ENGINE_BUILDING, going_on, True)
     status = make_engine_status(view, report_failure(failure, progressing=True), now, phase=EnginePhase(report.phase))
     eta = None if report.eta_seconds is None else max(0, round(report.eta_seconds))
     status = status.model_copy(update={"percent": max(0, min(100, report.percent)), "eta_seconds": eta})
@@ -208,8 +210,8 @@ def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
     failure = Failure(Reason.ENGINE_BUILDING, "The build's pod is starting.", True)
     if verdict is not None:
         failure = verdict.failure
-    elif pod is not None and pod.step == CONVERT_STEP:
-        failure = Failure(Reason.ENGINE_BUILDING, "The checkpoint is being converted, without a GPU.", True)
+    elif pod is not None and pod.step == STEP_CONVERT:
+        failure = Failure(Reason.ENGINE_BUILDING, CONVERTING, True)
         phase = EnginePhase.CONVERTING
     verdicts = report_failure(failure, progressing=True)
     return EnginePlan(make_engine_status(view, verdicts, now, phase=phase), check_in=3.0)

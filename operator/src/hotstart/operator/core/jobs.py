@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hotstart.exchange.names import EXIT_KILLED, EXIT_TERMINAL, STEP_CONVERT
 from hotstart.operator.api import Reason
 from hotstart.operator.core.facts import Exit, JobFacts, PodFacts, Trouble
 
-EXIT_TERMINAL = 64
-EXIT_KILLED = 137  # SIGKILL: but for a deletion it is the kernel's, for want of memory
 NO_POD_AFTER_SECONDS = 8.0
 REPEATED = 40  # characters of a message by which a line of the log is known to say the same
 LAST_LINES, LONGEST_TAIL = 3, 400  # characters
@@ -115,6 +114,11 @@ def was_killed(job: JobFacts) -> bool:
     """Whether a container of the Job, or a tool that it ran, was killed for memory."""
     ended = None if job.pod is None else job.pod.exit
     return ended is not None and is_kill(ended) and job.pod is not None and not job.pod.evicted
+
+
+def answers(pod: PodFacts) -> bool:
+    """Whether a build's pod has somebody to ask: the builder, or the conversion before it."""
+    return pod.phase == "Running" or pod.step == STEP_CONVERT
 
 
 def is_kill(ended: Exit) -> bool:

@@ -17,7 +17,7 @@ from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
 from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import make_pod_facts
-from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.jobs import Failure, answers
 from hotstart.operator.core.refit import PLAN_PREFIX, find_base
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
@@ -49,7 +49,7 @@ class BuildServer:
         facts = make_pod_facts(pod)
         name = pod["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
         raw = self.observed.get("Engine", facts.namespace, name)
-        if raw is None or not facts.ip or facts.phase != "Running":
+        if raw is None or not facts.ip or not answers(facts):
             return
         for _ in range(ROUNDS):
             request = self._requests.pop(facts.uid, BuildRequest())

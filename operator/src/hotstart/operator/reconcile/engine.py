@@ -19,7 +19,7 @@ from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.job_manifests import make_build_job
-from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.jobs import Failure, answers
 from hotstart.operator.core.model import is_stored
 from hotstart.operator.core.quarantine import Quarantine, parse_quarantine
 from hotstart.operator.core.recipe import find_wanted_engine, make_serving_options
@@ -94,11 +94,13 @@ class EngineReconciler:
     async def _gather(self, engine: Engine, wanting: Wanting | None) -> EngineView:
         namespace, name = engine.metadata.namespace, engine.metadata.name
         jobs = gather_build_jobs(self.observed, namespace, name)
+        asked = {job.pod.uid for job in jobs if job.pod is not None and answers(job.pod) and not job.deleting}
         report = self.memory.builds.get((namespace, name))
-        running = any(job.pod is not None and job.pod.phase == "Running" for job in jobs if not job.deleting)
+        if report is not None and report.pod_uid not in asked:
+            report = None  # of an attempt before
         uploaded = (namespace, name) in self.memory.published
         stored, failure, quarantine = None, None, None
-        if uploaded or not running or report is None or report.phase is BuildPhase.UPLOADED:
+        if uploaded or report is None or report.phase is BuildPhase.UPLOADED:
             stored, failure = await self._look_up(engine)
             if stored is None and failure is None:
                 quarantine, failure = await self._look_up_quarantine(engine)
@@ -107,7 +109,7 @@ class EngineReconciler:
             jobs=jobs,
             stored=stored,
             store_failure=failure,
-            report=report if running else None,
+            report=report,
             wanted=wanting is not None,
             secret="" if wanting is None else wanting.checkpoint.secret_name or "",
             quarantine=quarantine,

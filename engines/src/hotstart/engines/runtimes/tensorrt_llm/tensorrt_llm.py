@@ -45,7 +45,7 @@ from hotstart.engines.runtimes.tensorrt_llm.build_command import (
 from hotstart.engines.runtimes.tensorrt_llm.driver import find_compat, make_driver_environment
 from hotstart.engines.runtimes.tensorrt_llm.engine_config import find_differences
 from hotstart.engines.runtimes.tensorrt_llm.model_folder import lay_out_model, link_files
-from hotstart.engines.runtimes.tensorrt_llm.progress import BuildProgress, advance
+from hotstart.engines.runtimes.tensorrt_llm.progress import BarProgress, BuildProgress, advance
 from hotstart.engines.runtimes.tensorrt_llm.refit import (
     BASE,
     PLAN,
@@ -99,7 +99,7 @@ class TensorRTLLM:
         else:
             lay_out_model(source, folder / MODEL)
             if converter != QUANTIZE:
-                run_converter(checkpoint, recipe, folder / MODEL, folder)
+                run_converter(checkpoint, recipe, folder / MODEL, folder, progress)
                 shutil.rmtree(folder / MODEL)
         if converter != QUANTIZE:
             check_files(folder / CHECKPOINT, checkpoint_files(recipe.tensor_parallel), Path(converter).name)
@@ -112,7 +112,7 @@ class TensorRTLLM:
         checkpoint, before = converted / CHECKPOINT, 0.0
         if recipe.toolchain.converter == QUANTIZE:
             before, checkpoint = QUANTIZE_SHARE, work / CHECKPOINT
-            quantize(converted / MODEL, recipe, checkpoint, work)
+            quantize(converted / MODEL, recipe, checkpoint, work, lambda share: progress(before * share))
             progress(before)
         had = (work / TIMING_CACHE).is_file()
         places = BuildPlaces(
@@ -135,7 +135,7 @@ class TensorRTLLM:
         return TensorRTLLMScorer(folder)
 
 
-def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, model: Path, folder: Path) -> None:
+def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, model: Path, folder: Path, progress: Progress) -> None:
     """TensorRT-LLM's own converter for this network, from the Hugging Face folder ``model``.
 
     Raises:
@@ -160,11 +160,11 @@ def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, model: Path, fol
     home = folder / "home"
     home.mkdir()
     environment = {**TOOL_ENVIRONMENT, **make_driver_environment(find_compat(), os.environ)}
-    run_tool(Command(make_convert_argv(architecture, options), environment), home, lambda line: None)
+    run_tool(Command(make_convert_argv(architecture, options), environment), home, BarProgress(progress))
     shutil.rmtree(home)
 
 
-def quantize(model: Path, recipe: EngineRecipe, checkpoint: Path, work: Path) -> None:
+def quantize(model: Path, recipe: EngineRecipe, checkpoint: Path, work: Path, progress: Progress) -> None:
     """Calibrates the Hugging Face folder ``model`` to fp8, with the texts that engines are verified with.
 
     Raises:
@@ -176,7 +176,8 @@ def quantize(model: Path, recipe: EngineRecipe, checkpoint: Path, work: Path) ->
     texts.mkdir()
     lines = (json.dumps({"text": sample.text}) + "\n" for sample in load_samples())
     (texts / "train.jsonl").write_text("".join(lines))
-    run_tool(make_quantize_command(recipe, str(model), str(checkpoint), str(texts)), work, lambda line: None)
+    command = make_quantize_command(recipe, str(model), str(checkpoint), str(texts))
+    run_tool(command, work, BarProgress(progress))
     check_files(checkpoint, checkpoint_files(recipe.tensor_parallel), Path(QUANTIZE).name)
 
 

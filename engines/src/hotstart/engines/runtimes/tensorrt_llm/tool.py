@@ -20,6 +20,7 @@ from pathlib import Path
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.runtimes.tensorrt_llm.build_command import Command
 from hotstart.engines.runtimes.tensorrt_llm.failures import LAST_LINES, make_failure
+from hotstart.engines.runtimes.tensorrt_llm.progress import BAR
 
 log = logging.getLogger(__name__)
 LONGEST_LINE = 4096  # characters; a longer one comes in pieces
@@ -55,8 +56,9 @@ def run_tool(command: Command, folder: Path, on_line: Callable[[str], None]) -> 
         assert process.stdout is not None
         while line := process.stdout.readline(LONGEST_LINE):
             if text := line.rstrip():
-                tail.append(text)
-                log.info("tool said tool=%s line=%s", name, text)
+                if not BAR.search(text):  # hundreds of them would drive the words out of the tail
+                    tail.append(text)
+                    log.info("tool said tool=%s line=%s", name, text)
                 on_line(text)
         code = process.wait()
     finally:
