@@ -1,8 +1,9 @@
 """What a build Job with a GPU has beyond one of a CPU. Pure.
 
 Two containers, one after the other, on one scratch disk: `convert` downloads and converts the checkpoint and sees no
-GPU (docs/adr/0024); `builder` compiles, verifies, calibrates and uploads, and has them. The scheduler reserves the GPUs for the whole
-pod, as it must: an engine is built on the node that has them, and the converted checkpoint is too large to move.
+GPU (docs/adr/0024); `builder` compiles, verifies, calibrates and uploads, and has them. The scheduler reserves the GPUs
+for the whole pod, as it must: an engine is built on the node that has them, and the converted checkpoint is too large
+to move.
 """
 
 from __future__ import annotations
