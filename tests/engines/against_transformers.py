@@ -3,7 +3,7 @@
     pip install "transformers<5" torch && python tests/engines/against_transformers.py
 
 Ours in numpy against theirs, and every family that only upstream converts through ``TransformersReference`` from 16-bit
-files against the same network that was loaded in float32 whole.
+files against the same network that was loaded in float32 whole; the shapes of its weights against ``upstream_shapes``.
 
 transformers' MPT knows no grouped queries and no biases, and its forward pass leaves ``alibi_bias_max`` out of account;
 the slopes are compared with its function for them. Prints the largest difference of logits for each network, and ends
@@ -12,6 +12,7 @@ with 1 where one is above 1e-3.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -21,8 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import numpy as np
 import torch
 import transformers
+from hotstart.engines.checkpoints.facts import make_checkpoint_facts
 from hotstart.engines.checkpoints.llama_config import make_facts
 from hotstart.engines.checkpoints.mpt_config import make_mpt_facts
+from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
+from hotstart.engines.checkpoints.upstream_shapes import check_upstream_shapes
 from hotstart.engines.reference.llama import LlamaReference
 from hotstart.engines.reference.mpt import MptReference, alibi_slopes
 from hotstart.engines.reference.transformers_network import TransformersReference
@@ -89,6 +93,9 @@ def family_difference(config: transformers.PretrainedConfig, stored: torch.dtype
     with tempfile.TemporaryDirectory() as folder:
         network = transformers.AutoModelForCausalLM.from_config(config).to(stored)
         network.save_pretrained(folder)
+        facts = make_checkpoint_facts(json.loads((Path(folder) / "config.json").read_text()))
+        assert isinstance(facts, UpstreamFacts)
+        check_upstream_shapes(facts, {name: tuple(value.shape) for name, value in network.state_dict().items()})
         arguments = {"torch_dtype": torch.float32, "attn_implementation": "eager"}
         whole = transformers.AutoModelForCausalLM.from_pretrained(folder, **arguments).eval()
         with torch.no_grad():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,18 +95,28 @@ class BuilderJobs:
     def inspect(self, *, process: bool = False) -> tuple[int, dict[str, Any]]:
         """Runs ``inspect`` to its end: exit code and termination message."""
         environment, termination = self._make_environment({"HOTSTART_RUNTIME": self.recipe.toolchain.runtime})
-        code = self._start("inspect", environment).wait(END_SECONDS) if process else run_inspect(environment)
+        code = (
+            self._start("inspect", environment).wait(END_SECONDS) if process else run_inspect(environment, self._tail())
+        )
         return code, json.loads(termination.read_text())
 
     def convert(self, inspected: dict[str, Any], **variables: str) -> tuple[int, dict[str, Any]]:
         """Runs ``convert`` to its end: exit code, and the failure where there is one."""
         environment, termination = self._make_build_environment(inspected, variables)
-        code = run_convert(environment, self._tail())
+        with ThreadPoolExecutor(1) as apart:  # the test may run in an event loop of its own
+            code = apart.submit(asyncio.run, run_convert(environment, self._tail())).result()
         return code, json.loads(termination.read_text()) if termination.exists() else {}
 
     def start_convert(self, inspected: dict[str, Any], **variables: str) -> subprocess.Popen[str]:
         """Starts ``convert`` in a process of its own."""
         return self._start("convert", self._make_build_environment(inspected, variables)[0])
+
+    def serve_convert(self, inspected: dict[str, Any], **variables: str) -> RunningBuilder:
+        """Starts ``convert`` in a process of its own, to be asked by an operator."""
+        environment, termination = self._make_build_environment(inspected, variables)
+        running = self._start("convert", environment)
+        port, pod_uid = int(environment["HOTSTART_PORT"]), environment["POD_UID"]
+        return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
 
     def build(self, inspected: dict[str, Any], *, process: bool = False, **variables: str) -> RunningBuilder:
         """Starts ``build`` for what ``inspect`` gave."""

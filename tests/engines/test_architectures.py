@@ -61,16 +61,16 @@ def test_each_upstream_network_has_its_exact_command() -> None:
 
 
 def test_quantization_and_parallelism_become_options() -> None:
-    options = ConvertOptions("/m", "/o", "bfloat16", tensor_parallel=4, quantization="int4_weight_only", workers=2)
+    options = ConvertOptions("/m", "/o", "bfloat16", tensor_parallel=4, quantization="int4_weight_only")
     assert argv("Qwen2ForCausalLM", options).endswith(
-        "--model_dir /m --output_dir /o --dtype bfloat16 --tp_size 4 --pp_size 1 --workers 2"
+        "--model_dir /m --output_dir /o --dtype bfloat16 --tp_size 4 --pp_size 1 --workers 1"
         " --use_weight_only --weight_only_precision int4 --load_model_on_cpu"
     )
     assert argv("Gemma2ForCausalLM", options).endswith(
         "--model_dir /m --output_dir /o --dtype bfloat16 --world-size 4"
         " --use_weight_only --weight_only_precision int4 --ckpt-type hf --load_model_on_cpu"
     )
-    int8 = ConvertOptions("/m", "/o", "float16", quantization="int8_weight_only", workers=8)
+    int8 = ConvertOptions("/m", "/o", "float16", quantization="int8_weight_only")
     assert argv("BloomForCausalLM", int8).endswith("--workers 1 --use_weight_only --weight_only_precision int8")
 
 

@@ -141,20 +141,20 @@ async def test_a_part_whose_url_is_refused_is_asked_for_again(tiny) -> None:
 async def test_a_checkpoint_changed_after_inspection_is_not_built(tiny, tmp_path: Path) -> None:
     _, inspected = tiny.inspect()
     tiny.upload(write_tiny_checkpoint(tmp_path / "newer", shards=2, dtype="bfloat16", seed=1))
-    await expect_failed_build(tiny, inspected, 64, "CheckpointChanged", "set checkpoint.revision")
-
-
-async def test_weights_that_are_not_finite_fail_the_build_with_their_tensor(builder_jobs, tmp_path: Path) -> None:
-    weights = make_tiny_weights()
-    weights["model.layers.0.self_attn.v_proj.weight"][0, 0] = np.nan
-    builder_jobs.upload(write_tiny_checkpoint(tmp_path / "nan", weights=weights))
-    code, inspected = builder_jobs.inspect()
-    assert code == 0
     report = await expect_failed_build(
-        builder_jobs, inspected, 64, "CheckpointCorrupt", "v_proj.weight holds NaN", process=True
+        tiny, inspected, 64, "CheckpointChanged", "set checkpoint.revision", process=True
     )
     assert any("checkpoint found" in line for line in report.log_tail)
     assert not any("Traceback" in line for line in report.log_tail)
+
+
+def test_weights_that_are_not_finite_fail_the_inspection_with_their_tensor(builder_jobs, tmp_path: Path) -> None:
+    weights = make_tiny_weights()
+    weights["model.layers.0.self_attn.v_proj.weight"][0, 0] = np.nan
+    builder_jobs.upload(write_tiny_checkpoint(tmp_path / "nan", weights=weights))
+    code, said = builder_jobs.inspect(process=True)
+    assert (code, said["failure"]["reason"]) == (64, "CheckpointCorrupt")
+    assert "v_proj.weight of model.safetensors holds NaN" in said["failure"]["message"]
 
 
 async def test_a_secret_that_is_wrong_by_the_time_of_the_build_may_be_mended(tiny) -> None:
@@ -312,6 +312,8 @@ async def expect_failed_build(
     assert report.failure.reason == reason
     assert words in report.failure.message
     found, said = await builder.wait()
+    tail = said["failure"].pop("log_tail")
     assert (found, said) == (code, {"failure": report.failure.model_dump()})
+    assert tail
     assert jobs.engines.get_manifest(operator.prefix) is None
     return report

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hotstart.engines.builder.cli import run_inspect
+from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.settings import HUB, make_checkpoint_access
 from hotstart.engines.checkpoints.choose import ChosenFile, FileRole
 from hotstart.engines.checkpoints.hub_source import HubSource
@@ -164,7 +165,7 @@ def test_an_inspection_reads_the_hub_with_the_token_of_its_secret(
         "HOTSTART_TERMINATION_LOG": str(tmp_path / "said"),
         "HF_TOKEN": token,
     }
-    assert run_inspect(environment) == code
+    assert run_inspect(environment, LogTail()) == code
     said = json.loads((tmp_path / "said").read_text())
     if code == 0:
         assert (said["architecture"], said["format"], said["files"]) == ("LlamaForCausalLM", "safetensors", 7)

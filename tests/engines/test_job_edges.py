@@ -16,7 +16,7 @@ from hotstart.engines.builder.termination import (
     make_failure_message,
     make_result_message,
 )
-from hotstart.engines.errors import Reason, Retryable, Terminal
+from hotstart.engines.errors import HostMemoryFull, Reason, Retryable, Terminal
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
 from hotstart.engines.s3 import make_client
 from hotstart.exchange.messages import ServingOptions
@@ -105,9 +105,28 @@ def test_a_failure_always_fits_the_termination_message(text: str) -> None:
     assert "\n" not in failure.message
 
 
+@given(st.text(max_size=3000), st.lists(st.text(max_size=200), max_size=20))
+def test_the_last_lines_go_with_it_as_far_as_there_is_room(text: str, lines: list[str]) -> None:
+    failure = make_failure(Terminal(Reason.CHECKPOINT_CORRUPT, f"What is wrong is this: {text}"), Reason.BUILD_FAILED)
+    said = make_failure_message(failure, lines)
+    assert len(said.encode()) <= MAX_BYTES
+    found = json.loads(said)["failure"]
+    kept = found["log_tail"]
+    assert kept == lines[len(lines) - len(kept) :]
+    assert len(kept) == len(lines) or len(said) > MAX_BYTES - 6 * 200 - 8
+
+
+def test_a_line_that_repeats_the_failure_is_left_out() -> None:
+    failure = make_failure(Terminal(Reason.CHECKPOINT_CORRUPT, "The tensor x holds NaN."), Reason.BUILD_FAILED)
+    lines = ("INFO before", "ERROR failed reason=CheckpointCorrupt message=The tensor x holds NaN.")
+    assert json.loads(make_failure_message(failure, lines))["failure"]["log_tail"] == ["INFO before"]
+
+
 def test_exit_codes_say_whether_another_try_can_help() -> None:
     assert exit_code(make_failure(Terminal(Reason.CHECKPOINT_CORRUPT, "x"), Reason.BUILD_FAILED)) == 64
     assert exit_code(make_failure(Retryable(Reason.DISK_FULL, "x"), Reason.BUILD_FAILED)) == 1
+    assert exit_code(make_failure(Retryable(Reason.OUT_OF_MEMORY, "of the GPU"), Reason.BUILD_FAILED)) == 1
+    assert exit_code(make_failure(HostMemoryFull("of the container"), Reason.BUILD_FAILED)) == 137
     unforeseen = make_failure(KeyError("x"), Reason.BUILD_FAILED)
     assert (unforeseen.reason, unforeseen.retryable) == ("BuildFailed", True)
     assert "KeyError" in unforeseen.message

@@ -87,22 +87,22 @@ def test_a_bias_that_overflows_in_its_new_place_names_both_tensors(tmp_path: Pat
 RECIPES: dict[str, tuple[TinyMptShape, dict[str, Any], str]] = {
     "dtype": (TinyMptShape(), {"dtype": "float32"}, "engine.dtype is float32; .* float16, bfloat16"),
     "quantization": (TinyMptShape(), {"quantization": "fp8"}, "engine.quantization is fp8; .*int8_weight_only"),
-    "ranks and heads": (TinyMptShape(), {"tensor_parallel": 3}, "tensorParallel is 3; .* the 4 attention heads"),
+    "ranks and heads": (TinyMptShape(), {"tensor_parallel": 3}, "tensorParallel is 3; with 4 attention heads"),
     "no rank": (TinyMptShape(), {"tensor_parallel": 0}, "tensorParallel is 0;"),
     "ranks and key-value heads": (
         TinyMptShape(width=96, heads=12, kv_heads=3),
         {"tensor_parallel": 2},
-        "tensorParallel is 2; .* the 3 key-value heads",
+        "tensorParallel is 2; .* 3 key-value heads",
     ),
     "sizes of weight-only": (
         TinyMptShape(width=96, heads=4, kv_heads=4),
         {"quantization": "int8_weight_only"},
-        "int8_weight_only; .* multiples of 64 on each rank, here are 96 and 288 on 1",
+        "multiples of 64 on each rank, here are 96 and 288 on 1: set engine.quantization to none",
     ),
     "sizes of weight-only on ranks": (
         TinyMptShape(kv_heads=4),
         {"quantization": "int4_weight_only", "tensor_parallel": 2},
-        "int4_weight_only; .* here are 64 and 192 on 2",
+        "here are 64 and 192 on 2",
     ),
 }
 
@@ -154,8 +154,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(tmp_path: Path, mon
     error = refused(folder)
     assert isinstance(error, Retryable)
     assert error.reason is Reason.DISK_FULL
-    weights = sum(value.size for value in make_tiny_mpt_weights().values()) + 512 * 64
-    assert f"needs {2 * weights} bytes in {tmp_path}, where 1000 are free" in error.message
+    assert f"The scratch disk {tmp_path} has 0.00 GiB free" in error.message
 
 
 def full_disk(after: int) -> Callable[[int, bytes, int], int]:
@@ -178,7 +177,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_too(
     monkeypatch.setattr(os, "pwrite", full_disk(after))
     error = refused(folder)
     assert isinstance(error, Retryable)
-    assert re.search(r"needs \d+ bytes in", error.message)
+    assert "0.00 GiB are needed" in error.message
 
 
 def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hotstart.engines.builder.progress import MIB, Position, decide_outlook
 from hotstart.engines.builder.room import full_disk_errors, needed_bytes, network_sizes
 from hotstart.engines.checkpoints.checkpoint import count_parameters
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
-from hotstart.engines.errors import Reason, Retryable
+from hotstart.engines.errors import HostMemoryFull, Reason, Retryable
 from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
 from hotstart.engines.toolchains import find_toolchain
 from hotstart.exchange.messages import BuildPhase
@@ -39,7 +39,7 @@ def test_a_full_disk_is_said_with_sizes(tmp_path: Path, number: int) -> None:
 
 
 def test_memory_that_runs_out_in_this_process_is_out_of_memory(tmp_path: Path) -> None:
-    with pytest.raises(Retryable, match="Unable to allocate") as failure, full_disk_errors(tmp_path, 0):
+    with pytest.raises(HostMemoryFull, match="Unable to allocate") as failure, full_disk_errors(tmp_path, 0):
         raise MemoryError("Unable to allocate 1.50 GiB")
     assert failure.value.reason is Reason.OUT_OF_MEMORY
 

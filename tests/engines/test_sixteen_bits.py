@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hotstart.engines.runtimes.tensorrt_llm.sixteen_bits import all_finite, to_bits, to_float32
+from hotstart.engines.checkpoints.finite import all_finite
+from hotstart.engines.runtimes.tensorrt_llm.sixteen_bits import to_bits, to_float32
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -221,6 +221,8 @@ def test_links_of_a_claim_lead_anywhere_in_it_and_not_out_of_it(tmp_path: Path) 
         ("hf://team/code", "40 hex digits"),
         ("hf://team/code@main", "40 hex digits"),
         ("hf://code@" + COMMIT, "hf://ORG/NAME@COMMIT"),
+        ("s3://models/code/model.safetensors", "model.safetensors is weights alone"),
+        ("pvc://models/code/pytorch_model.bin", "config.json and tokenizer.json belong to them: name the folder"),
         ("file:///models", "it must be s3://BUCKET/PREFIX/, pvc://CLAIM/PATH or hf://ORG/NAME@COMMIT"),
     ],
 )
@@ -229,6 +231,10 @@ def test_a_uri_of_no_form_says_which_form_it_should_have(uri: str, words: str) -
         parse_uri(uri)
     assert failure.value.reason is Reason.INVALID_SPEC
     assert words in failure.value.message and uri in failure.value.message
+
+
+def test_a_folder_may_be_called_as_a_file() -> None:
+    assert parse_uri("s3://models/code.bin/").prefix == "code.bin/"  # type: ignore[union-attr]
 
 
 def test_a_place_of_the_hub_may_be_a_folder_or_a_file_of_the_repository() -> None:

@@ -104,6 +104,9 @@ def test_limits_reach_the_command_and_fit_one_another(batch: int, tokens: int, n
     assert checkpoint_files(ranks)[-1] == f"rank{ranks - 1}.safetensors"
 
 
+ALGORITHMS = {"none": None, "int8_weight_only": "W8A16", "int4_weight_only": "W4A16", "fp8": "FP8"}
+
+
 def make_config(recipe: EngineRecipe) -> dict[str, Any]:
     """config.json as ``trtllm-build`` writes it: version, the checkpoint's config, the build's."""
     return {
@@ -111,6 +114,8 @@ def make_config(recipe: EngineRecipe) -> dict[str, Any]:
         "pretrained_config": {
             "architecture": "MPTForCausalLM",
             "dtype": recipe.dtype,
+            "logits_dtype": "float32",
+            "quantization": {"quant_algo": ALGORITHMS[recipe.quantization], "kv_cache_quant_algo": None},
             "mapping": {"world_size": recipe.tensor_parallel, "tp_size": recipe.tensor_parallel, "pp_size": 1},
         },
         "build_config": {
@@ -120,7 +125,13 @@ def make_config(recipe: EngineRecipe) -> dict[str, Any]:
             "max_beam_width": 1,
             "max_num_tokens": max_num_tokens(recipe.limits),
             "kv_cache_type": "PAGED",
-            "plugin_config": {"tokens_per_block": 32, "remove_input_padding": True, "use_paged_context_fmha": True},
+            "plugin_config": {
+                "tokens_per_block": 32,
+                "remove_input_padding": True,
+                "context_fmha": True,
+                "use_paged_context_fmha": True,
+                "gemm_plugin": None if recipe.quantization == "fp8" else recipe.dtype,
+            },
             "lora_config": {},
         },
     }
@@ -147,6 +158,22 @@ def test_an_engine_as_asked_for_differs_in_nothing(recipe: EngineRecipe) -> None
             False,
             "build_config.plugin_config.use_paged_context_fmha: False, not True",
         ),
+        (
+            ("pretrained_config", "quantization", "quant_algo"),
+            "W8A16",
+            "pretrained_config.quantization.quant_algo: W8A16, not None",
+        ),
+        (("pretrained_config", "logits_dtype"), "float16", "pretrained_config.logits_dtype: float16, not float32"),
+        (
+            ("build_config", "plugin_config", "gemm_plugin"),
+            None,
+            "build_config.plugin_config.gemm_plugin: None, not float16",
+        ),
+        (
+            ("build_config", "plugin_config", "context_fmha"),
+            False,
+            "build_config.plugin_config.context_fmha: False, not True",
+        ),
         (("build_config",), None, "build_config.max_batch_size: absent, not 64"),
     ],
 )
@@ -157,6 +184,14 @@ def test_an_engine_that_was_built_otherwise_is_told(path: tuple[str, ...], value
         inner = inner[name]
     inner[path[-1]] = value
     assert said in find_differences(config, REPLIT)
+
+
+def test_an_engine_that_was_not_quantized_is_told() -> None:
+    config = make_config(REPLIT)
+    said = find_differences(config, replace(REPLIT, quantization="int8_weight_only"))
+    assert said == ("pretrained_config.quantization.quant_algo: None, not W8A16",)
+    del config["pretrained_config"]["quantization"]
+    assert find_differences(config, REPLIT) == ()
 
 
 @pytest.mark.parametrize("config", [None, [], "x", {}, {"version": {}}])

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hotstart.engines.builder.conversion import EXPECTATIONS
 from hotstart.engines.builder.log_tail import LogTail
+from hotstart.engines.builder.receipt import RECEIPT, parse_receipt
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.builder.timing_cache import fetch_timing_cache, put_timing_cache_back
 from hotstart.engines.manifest import parse_manifest
@@ -21,13 +23,16 @@ from hotstart.engines.recipe import EngineLimits
 from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.exchange.messages import BuildPhase, BuildRequest
 
-from tests.engines.test_trtllm_runtime import MPT
+from tests.engines.test_trtllm_runtime import LLAMA, MPT
 from tests.engines.trtllm_world import make_world
 from tests.support.pod import until
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
 from tests.support.tiny_mpt import write_tiny_mpt
 
 pytestmark = pytest.mark.integration
 CACHE = "timing-caches/ours/name"
+LIMITS = EngineLimits(8, 192, 256)
+LLAMA_OF_JOBS = replace(LLAMA, limits=LIMITS)
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def jobs(builder_jobs: Any, tmp_path: Path) -> Any:
         "HOTSTART_SCRATCH": str(tmp_path / "scratch"),
         "HOTSTART_CONVERTED": str(tmp_path / "scratch" / "converted"),
     }
-    recipe = replace(MPT, limits=EngineLimits(8, 192, 256))
+    recipe = replace(MPT, limits=LIMITS)
     return builder_jobs.with_(recipe=recipe, environment=environment)
 
 
@@ -72,6 +77,45 @@ async def test_a_checkpoint_becomes_engines_in_two_containers(jobs: Any) -> None
     assert kept == b"timed "
 
 
+async def test_a_conversion_that_wants_a_driver_is_left_to_the_container_with_the_gpu(
+    jobs: Any, tmp_path: Path
+) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "llama")
+    jobs = jobs.with_(uri=jobs.uri.replace("model/", "llama/"))
+    jobs.store.upload_folder(checkpoint, jobs.bucket, "llama/")
+    llama = jobs.with_(recipe=LLAMA_OF_JOBS, environment=jobs.environment | make_world(checkpoint=str(checkpoint)))
+    found = inspected(llama)
+    without_gpu = llama.with_(environment=llama.environment | make_world(upstream="driver", gpus=""))
+    assert without_gpu.start_convert(found).wait(60) == 0
+    receipt = parse_receipt((tmp_path / "scratch" / "converted" / RECEIPT).read_text())
+    assert (receipt.converted, dict(receipt.files)) == (False, {})
+    assert list((tmp_path / "scratch" / EXPECTATIONS).iterdir())  # what needs no driver is done
+    builder = llama.build(found, process=True)
+    operator = llama.operator(builder, timing_cache=CACHE)
+    report = await operator.publish()
+    assert report.phase is BuildPhase.UPLOADED, report.failure
+    assert await builder.wait() == (0, {})
+    phases = [report.phase for report in operator.reports]
+    assert BuildPhase.DOWNLOADING not in phases
+
+
+async def test_a_conversion_says_how_far_it_is_and_can_be_cancelled(jobs: Any, tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "llama")
+    jobs.store.upload_folder(checkpoint, jobs.bucket, "llama/")
+    environment = jobs.environment | make_world(upstream="hang")
+    llama = jobs.with_(uri=jobs.uri.replace("model/", "llama/"), recipe=LLAMA_OF_JOBS, environment=environment)
+    converter = llama.serve_convert(inspected(llama))
+    operator = llama.operator(converter)
+    begun = await operator.run(until=lambda report: report.phase is BuildPhase.CONVERTING)
+    half = await operator.run(until=lambda report: report.eta_seconds is not None)
+    assert begun.percent <= half.percent < 50
+    operator.answers = BuildRequest(cancel=True)
+    await operator.run(until=lambda report: True)
+    code, said = await converter.wait()
+    assert (code, said["failure"]["reason"]) == (64, "BuildFailed")
+    assert "cancelled" in said["failure"]["message"]
+
+
 async def test_the_next_build_begins_with_the_timing_cache(jobs: Any) -> None:
     jobs.store.client().put_object(Bucket=jobs.engine_bucket, Key=CACHE, Body=b"before ")
     builder = jobs.build(inspected(jobs), process=True)
@@ -84,7 +128,7 @@ async def test_the_next_build_begins_with_the_timing_cache(jobs: Any) -> None:
 @pytest.mark.parametrize(
     ("what", "code", "reason", "words"),
     [
-        ({"trtllm": "die"}, 1, "OutOfMemory", "trtllm-build was killed (exit 137)"),
+        ({"trtllm": "die"}, 137, "OutOfMemory", "trtllm-build was killed (exit 137)"),
         ({"gpus": "NVIDIA L4, 8.9, 23034, 590.44.01"}, 64, "AcceleratorMismatch", "sees 1 NVIDIA-L4 (SM 89"),
         ({"llm": "wrong"}, 64, "VerificationFailed", "The engine was built, but"),
         ({"llm": "broken"}, 64, "VerificationFailed", "Failed to deserialize cuda engine"),

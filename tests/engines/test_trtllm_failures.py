@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hotstart.engines.errors import Reason, Retryable, Terminal
+from hotstart.engines.errors import DriverMissing, HostMemoryFull, Reason, Retryable, Terminal
 from hotstart.engines.runtimes.tensorrt_llm.failures import KNOWN, LAST_LINES, make_failure
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +46,12 @@ SAID = [
     ("MemoryError: Unable to allocate 1.50 GiB for an array", Reason.OUT_OF_MEMORY, True),
     ("OSError: [Errno 28] No space left on device", Reason.DISK_FULL, True),
     ("RuntimeError: No CUDA GPUs are available", Reason.ACCELERATOR_MISMATCH, True),
+    (
+        "concurrent.futures.process.BrokenProcessPool: A process in the process pool was terminated abruptly while the "
+        "future was running or pending.",
+        Reason.OUT_OF_MEMORY,
+        True,
+    ),
     ("RuntimeError: INT8/INT4 quantization is not supported on SM>=100.", Reason.UNSUPPORTED_RECIPE, False),
     ("trtllm-build: error: unrecognized arguments: --tp_size 2", Reason.TOOLCHAIN_MISMATCH, False),
     ("trtllm-build: error: argument --gemm_plugin: invalid choice: 'x'", Reason.TOOLCHAIN_MISMATCH, False),
@@ -72,9 +78,35 @@ def test_every_known_failure_has_a_line_that_shows_it() -> None:
 @pytest.mark.parametrize("code", [137, -9])
 def test_a_tool_that_was_killed_ran_out_of_memory(code: int) -> None:
     failure = make_failure("trtllm-build", code, ("[TRT] [I] Detected 13 inputs",))
-    assert isinstance(failure, Retryable)
+    assert isinstance(failure, HostMemoryFull)
     assert failure.reason is Reason.OUT_OF_MEMORY
     assert "exit 137" in failure.message
+
+
+def test_a_warning_of_the_gpus_memory_is_not_why_a_tool_was_killed() -> None:
+    line = "[TRT] [W] Error Code 2: OutOfMemory (Requested size was 9 bytes.), trying another kernel"
+    killed, ended = (make_failure("trtllm-build", code, (line,)) for code in (137, 1))
+    assert isinstance(killed, HostMemoryFull)
+    assert "the container ran out of memory" in killed.message
+    assert not isinstance(ended, HostMemoryFull)
+    assert "the GPU's memory is full" in ended.message
+
+
+@pytest.mark.parametrize("line", ["std::bad_alloc", "concurrent.futures.process.BrokenProcessPool: A process in the"])
+def test_what_runs_out_in_the_container_is_told_apart_from_the_gpu(line: str) -> None:
+    assert isinstance(make_failure("trtllm-build", 1, (line,)), HostMemoryFull)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory",
+        "pynvml.NVMLError_LibraryNotFound: NVML Shared Library Not Found",
+        "RuntimeError: Found no NVIDIA driver on your system.",
+    ],
+)
+def test_a_tool_that_wants_a_driver_says_so_in_a_class_of_its_own(line: str) -> None:
+    assert isinstance(make_failure("python3", 1, ("Traceback (most recent call last):", line)), DriverMissing)
 
 
 def test_a_kill_in_the_middle_of_other_trouble_is_that_trouble() -> None:

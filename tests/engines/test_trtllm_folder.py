@@ -184,20 +184,23 @@ def test_ctranslate2_refuses_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_nobody_else_reads_are_scanned_before_the_build(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("heads_only", [True, False], ids=["inspect", "convert"])
+def test_weights_that_nobody_else_reads_are_scanned_as_they_are_read(
+    tmp_path: Path, value: float, heads_only: bool
+) -> None:
     folder = write_trtllm_checkpoint(tmp_path / "c", 2)
     name = "transformer.layers.1.mlp.proj.weight"
     change_rank(1, lambda tensors: tensors[name].__setitem__((3, 5), value))(folder)
-    source = open_source(parse_uri(f"file://{folder}", local=True), StorePlace(""), HubAccess())
-
-    def prepare_it(target: str, *, heads_only: bool) -> None:
-        (tmp_path / target).mkdir()
-        prepare(
-            source, tmp_path / target, SERVING, on_choice=lambda size: None, on_bytes=lambda count: None,
-            heads_only=heads_only, runtime=TENSORRT_LLM,
-        )  # fmt: skip
-
-    prepare_it("inspect", heads_only=True)
-    with pytest.raises(Terminal, match=f"The tensor rank1/{name} holds NaN or Inf") as failure:
-        prepare_it("convert", heads_only=False)
+    with pytest.raises(Terminal, match=f"The tensor {name} of rank1.safetensors holds NaN or Inf") as failure:
+        prepare_it(folder, tmp_path, heads_only=heads_only)
     assert failure.value.reason is Reason.CHECKPOINT_CORRUPT
+
+
+def prepare_it(folder: Path, tmp_path: Path, *, heads_only: bool = True) -> None:
+    """As a Job does."""
+    (tmp_path / "target").mkdir()
+    source = open_source(parse_uri(f"file://{folder}", local=True), StorePlace(""), HubAccess())
+    prepare(
+        source, tmp_path / "target", SERVING, on_choice=lambda size: None, on_bytes=lambda count: None,
+        heads_only=heads_only, runtime=TENSORRT_LLM,
+    )  # fmt: skip

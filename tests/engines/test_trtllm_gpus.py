@@ -58,6 +58,12 @@ MISMATCHES = [
     (H100, ("2g.20gb",), recipe_for("NVIDIA-H100-80GB-HBM3", "1g.10gb"), "partitions 2g.20gb"),
     (H100, (), recipe_for("NVIDIA-H100-80GB-HBM3", "1g.10gb"), "partitions none"),
     (H100.replace("590", "470"), (), recipe_for("NVIDIA-H100-80GB-HBM3"), "driver 470.44.01 is too old for CUDA 13"),
+    (
+        "NVIDIA GeForce RTX 4090, 8.9, 24564, 550.54.15",
+        (),
+        recipe_for("NVIDIA-GeForce-RTX-4090"),
+        "driver 550.54.15 is too old for CUDA 13 on NVIDIA-GeForce-RTX-4090: install 580 or later",
+    ),
 ]
 
 

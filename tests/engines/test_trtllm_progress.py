@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from functools import reduce
 
-from hotstart.engines.runtimes.tensorrt_llm.progress import ALL_DONE, MILESTONES, RANK_DONE, BuildProgress, advance
+from hotstart.engines.runtimes.tensorrt_llm.progress import (
+    ALL_DONE,
+    MILESTONES,
+    RANK_DONE,
+    BarProgress,
+    BuildProgress,
+    advance,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +51,20 @@ def test_ranks_at_once_mix_their_lines() -> None:
         shares.append(state.share)
     assert shares == sorted(shares)
     assert shares[-1] == 0.99
+
+
+def test_bars_of_a_tool_that_has_no_words_are_its_progress() -> None:
+    shares: list[float] = []
+    bar = BarProgress(shares.append)
+    for line in (
+        "Loading: 40%|####      | 4/10 [00:04<00:06]",
+        "a word",
+        "50% of it",
+        "Rank 1:  10%|#   | 1/10",
+        "100%|##|",
+    ):
+        bar(line)
+    assert shares == [0.4, 1.0]
 
 
 milestones = st.sampled_from([words for words, _ in MILESTONES] + [RANK_DONE, ALL_DONE])

@@ -23,8 +23,9 @@ from hotstart.engines.checkpoints.trtllm_folder import TrtllmFolder
 from hotstart.engines.errors import EngineError, Reason, Retryable, Terminal
 from hotstart.engines.recipe import EngineLimits, EngineRecipe
 from hotstart.engines.runtimes.runtime import load_runtime
+from hotstart.engines.runtimes.tensorrt_llm.model_folder import link_files
 from hotstart.engines.runtimes.tensorrt_llm.scorer import TensorRTLLMScorer
-from hotstart.engines.runtimes.tensorrt_llm.tensorrt_llm import BESIDE, CHECKPOINT, MODEL, TensorRTLLM, link_files
+from hotstart.engines.runtimes.tensorrt_llm.tensorrt_llm import BESIDE, CHECKPOINT, MODEL, TensorRTLLM
 from hotstart.engines.runtimes.tensorrt_llm.tool import RUNNING, kill_running
 from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.toolchains import find_toolchain

@@ -78,6 +78,22 @@ def test_sizes_are_found_under_each_familys_names(name: str) -> None:
     assert make_checkpoint_facts({"architectures": [name], **config}) == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "kv_heads"),
+    [
+        ({"num_kv_heads": 71}, 1),  # as transformers writes a falcon-7b
+        ({"multi_query": None}, 71),
+        ({"multi_query": False, "num_kv_heads": 71}, 71),
+        ({"new_decoder_architecture": True, "num_attention_heads": 128, "num_kv_heads": 8}, 8),
+    ],
+)
+def test_falcons_number_of_key_heads_counts_only_where_it_is_looked_at(changes: dict[str, Any], kv_heads: int) -> None:
+    config = {"architectures": ["FalconForCausalLM"], **FAMILIES["FalconForCausalLM"][0], **changes}
+    facts = make_checkpoint_facts({"hidden_size": 8192, **config})
+    assert isinstance(facts, UpstreamFacts)
+    assert facts.kv_heads == kv_heads
+
+
 REFUSED: dict[str, tuple[dict[str, Any], Reason, str]] = {
     "no size": ({"n_embd": None}, Reason.CHECKPOINT_CORRUPT, "hidden_size is None"),
     "a size of text": ({"n_layer": "24"}, Reason.CHECKPOINT_CORRUPT, "n_layer is '24'"),
@@ -158,8 +174,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too few layers": ({"layers": 1}, "have 1 layers, the config says 2"),
     "too many layers": ({"layers": 3}, "have 3 layers, the config says 2"),
     "another vocabulary": ({"word_embeddings.weight": np.ones((500, 64))}, r"No tensor has the shape \[512, 64\]"),
-    "NaN": ({"ln_f.weight": [1.0, math.nan]}, r"The tensor ln_f\.weight holds NaN or Inf"),
-    "too large for its format": ({"ln_f.weight": [1.0, 1e6]}, r"The tensor ln_f\.weight holds NaN or Inf"),
+    "NaN": ({"ln_f.weight": [1.0, math.nan]}, r"The tensor ln_f\.weight of model\.safetensors holds NaN or Inf"),
+    "too large for its format": (
+        {"ln_f.weight": [1.0, 1e6]},
+        r"The tensor ln_f\.weight of model\.safetensors holds NaN or Inf",
+    ),
 }
 
 

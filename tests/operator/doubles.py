@@ -362,6 +362,9 @@ class FakeAgents:
     async def ask_builder(self, address, uid, request):
         if self.silent or "builder" in self.mute:
             return None
+        if self.world.converts(uid):
+            key = self.world.engine_of_builder(uid).spec.key
+            return BuildReport(pod_uid=uid, engine_key=key, phase=BuildPhase.CONVERTING, percent=12, eta_seconds=90)
         job = self.builders.setdefault(uid, {"id": "", "url": "", "done": False})
         job["id"] = request.upload_ids.get("model.bin", job["id"])
         job["url"] = next((part.url for part in request.parts), job["url"])

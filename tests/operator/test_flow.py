@@ -6,6 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from hotstart.engines.builder.termination import make_failure, make_failure_message
+from hotstart.engines.errors import Reason as EngineReason
+from hotstart.engines.errors import Terminal
 from hotstart.engines.profile import LoadPoint, LonePoint, Profile
 from hotstart.exchange.messages import BuildPhase, PodFailure
 from hotstart.operator.core.errors import StoreFailed
@@ -102,13 +105,15 @@ async def test_what_cannot_pass_is_not_retried_often(world):
 
 
 async def test_a_build_that_cannot_succeed_is_not_retried(world):
-    said = {"reason": "VerificationFailed", "message": "Tokens differ.", "retryable": False, "log_tail": ["line 9"]}
-    world.build_exit = {"failure": said}
+    failure = make_failure(Terminal(EngineReason.VERIFICATION_FAILED, "Tokens differ."), EngineReason.BUILD_FAILED)
+    lines = ["line 8", "line 9", "ERROR build failed reason=VerificationFailed message=Tokens differ."]
+    world.build_exit = json.loads(make_failure_message(failure, lines))
     world.apply()
     await world.run(120)
     assert len(world.jobs("build")) == 1
     found = world.conditions()["EngineReady"]
-    assert found["reason"] == "EngineQuarantined" and "line 9" in found["message"]
+    assert found["reason"] == "EngineQuarantined" and "line 8 | line 9" in found["message"]
+    assert found["message"].count("Tokens differ.") == 1
     assert any(note.reason == "EngineQuarantined" and note.warning for note in world.events.notes)
 
 

@@ -193,6 +193,15 @@ WORDS = [
         ["driver 550", "update the driver"],
     ),
     (
+        "a driver that is too old for any board",
+        need_of(),
+        [gpu_node("a", driver="470")],
+        [],
+        MISMATCH,
+        True,
+        ["driver 470", "needs 535 at least"],
+    ),
+    (
         "the same by the label's old name",
         need_of(GEFORCE),
         [gpu_node("a", GEFORCE, driver_old="550")],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hotstart.engines.builder.termination import exit_code, make_failure, make_failure_message
+from hotstart.engines.errors import HostMemoryFull
+from hotstart.engines.errors import Reason as EngineReason
 from hotstart.operator.core.gpu_request import RESOURCE_GPU
 
 from tests.operator.gpu_models import A100, H100, REPLIT, GpuWorld, apply_replit, gpu_engine, gpu_node
@@ -207,9 +210,19 @@ def memory_of(job: dict) -> int:
     return int(builder["resources"]["requests"]["memory"].removesuffix("Mi"))
 
 
-async def test_a_build_that_is_killed_for_memory_asks_for_more(world):
+TOOL_KILLED = make_failure(HostMemoryFull("trtllm-build was killed (exit 137)."), EngineReason.BUILD_FAILED)
+KILLED = {
+    "the container": ({"exitCode": 137, "reason": "OOMKilled"}, "container builder, which had"),
+    "its tool": (
+        {"exitCode": exit_code(TOOL_KILLED), "reason": "Error", "message": make_failure_message(TOOL_KILLED)},
+        "trtllm-build was killed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ended", "words"), KILLED.values(), ids=KILLED.keys())
+async def test_a_build_that_is_killed_for_memory_asks_for_more(world, ended, words):
     world.cluster.create_now("Node", gpu_node("a", gpus=2))
-    ended = {"exitCode": 137, "reason": "OOMKilled"}
     killed = {"phase": "Failed", "containerStatuses": [{"name": "builder", "state": {"terminated": ended}}]}
     kind, place = "app.kubernetes.io/component", world._move_pod
 
@@ -220,15 +233,17 @@ async def test_a_build_that_is_killed_for_memory_asks_for_more(world):
     apply_replit(world)
     await world.run(70)
     found = world.conditions()["EngineReady"]
-    assert found["reason"] == "OutOfMemory" and "container builder, which had" in found["message"]
+    assert found["reason"] == "OutOfMemory" and words in found["message"]
     asked = [memory_of(job) for job in world.cluster.all("Job") if job["metadata"]["labels"][kind] == "build"]
     assert len(asked) == 3 and asked[1] > asked[0] * 1.4 and asked[2] > asked[1] * 1.4
     world._move_pod = place
     await world.run_until(world.is_ready, 200)
 
 
-async def test_a_conversion_under_way_is_a_phase_of_the_build(world):
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_conversion_under_way_is_a_phase_of_the_build(world, silent):
     world.cluster.create_now("Node", gpu_node("a", gpus=2))
+    world.agents.silent = silent
     place = world._move_pod
 
     def convert(pod):
@@ -239,11 +254,14 @@ async def test_a_conversion_under_way_is_a_phase_of_the_build(world):
             world.cluster.change("Pod", pod["metadata"]["name"], {"spec": {"nodeName": "a"}})
             return
         statuses = [{"name": "convert", "state": {"running": {}}}]
-        world._set(pod, {"phase": "Pending", "initContainerStatuses": statuses})
+        world._set(pod, {"phase": "Pending", "podIP": "10.0.0.9", "initContainerStatuses": statuses})
 
     world._move_pod = convert
     apply_replit(world)
     await world.run(12)
     (engine,) = world.cluster.all("Engine")
     assert engine["status"]["phase"] == "Converting"
+    assert (engine["status"].get("percent"), engine["status"].get("etaSeconds")) == (
+        (None, None) if silent else (12, 90)
+    )
     assert "without a GPU" in ready_of(world)["message"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hotstart.engines.builder.settings import make_build_settings, make_conversion_settings
+from hotstart.engines.builder.settings import make_build_settings
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.operator.api import CompletionModel, Engine
 from hotstart.operator.core.facts import make_job_facts, make_pod_facts
@@ -104,23 +104,24 @@ def containers_of(job: dict) -> dict[str, dict]:
     return {container["name"]: container for container in (*pod["initContainers"], *pod["containers"])}
 
 
-def test_only_the_builder_has_a_gpu_and_the_exchange():
+def test_only_the_builder_has_a_gpu():
     containers = containers_of(build_job(tensorParallel=4))
     assert containers["builder"]["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     assert "nvidia.com" not in str(containers["convert"])
     assert containers["convert"]["command"] == ["hotstart-builder", "convert"]
-    assert "ports" not in containers["convert"] and "exchange-keys" not in str(containers["convert"])
+    mounts = [mount["name"] for mount in containers["convert"]["volumeMounts"]]
+    assert "exchange-keys" in mounts and "shm" not in mounts, "it answers the operator before the builder does"
     assert containers["convert"]["env"] == containers["builder"]["env"]
     assert containers["convert"]["image"] == containers["builder"]["image"] == "builder-trtllm:1"
 
 
 def test_both_programs_read_what_the_job_says(tmp_path):
     """The builder's own reader of its environment takes what the operator writes."""
-    for name, read in (("convert", make_conversion_settings), ("builder", make_build_settings)):
+    for name in ("convert", "builder"):
         container = containers_of(build_job(tensorParallel=2))[name]
         environment = {entry["name"]: entry.get("value", "uid") for entry in container["env"]}
         moved = {key: value.replace("/scratch", str(tmp_path)) for key, value in environment.items()}
-        settings = read({**moved, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+        settings = make_build_settings({**moved, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
         assert settings.converted == tmp_path / "converted"
         assert settings.recipe.tensor_parallel == 2
         assert make_key(key_inputs(settings.checkpoint_digest, settings.recipe)) == settings.engine_key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -44,6 +45,7 @@ def test_the_plan_of_a_build_on_several_gpus():
     text = plan_of(tensorParallel=4, fleet=[gpu_node("a", gpus=8, driver="580")])
     for part in ("Build engine ", "; about ", f"needs 4 {H100}, 8 free"):
         assert part in text
+    assert re.search(r"its pod asks for \d+ GiB of memory and \d+ GiB of disk; needs 4", text)
     assert "driver 580" in text and "KV cache" in text
     assert len(text) <= PLAN_LIMIT
 

@@ -89,6 +89,30 @@ def test_toolchain_and_gpu_are_in_the_key():
     assert wanted_of().recipe.toolchain.runtime_version == "1.2.1"
 
 
+HEADS = {"hidden": 3072, "heads": 24, "kvHeads": 8, "headDim": 128}
+SPLITS = [
+    ("two ranks", {}, {"tensorParallel": 2}, ""),
+    ("heads that many do not divide", {"heads": 71, "kvHeads": 1}, {"tensorParallel": 2}, "with 71 attention heads"),
+    ("key heads that do not go round", {"heads": 24, "kvHeads": 6}, {"tensorParallel": 4}, "6 key-value heads"),
+    ("a report of before", {"heads": 0}, {"tensorParallel": 7}, ""),
+    ("layers of MPT quantized", {}, {"quantization": "int8_weight_only"}, ""),
+    (
+        "layers that are too narrow",
+        {"hidden": 96, "heads": 4, "kvHeads": 4, "headDim": 24},
+        {"quantization": "int4_weight_only"},
+        "multiples of 64",
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "engine", "words"), [case[1:] for case in SPLITS], ids=[case[0] for case in SPLITS])
+def test_a_network_that_cannot_be_split_so_is_refused_before_a_build(facts, engine, words):
+    refusal = wanted_of(checkpoint_of(facts={**HEADS, **facts}), **engine).refusal
+    assert (refusal is not None) == bool(words)
+    if refusal is not None:
+        assert refusal.reason == "UnsupportedRecipe" and words in refusal.message and not refusal.retryable
+
+
 def test_an_unknown_network_gets_the_list_of_what_is_known():
     found = failure_of(checkpoint_of(architecture="MambaForCausalLM"))
     assert found.reason == "UnsupportedArchitecture"

@@ -136,6 +136,12 @@ class World:
             self.cluster.objects[("Engine", NAMESPACE, pod["metadata"]["labels"]["hotstart.dev/engine"])]
         )
 
+    def converts(self, uid: str) -> bool:
+        """Whether the container before the builder runs in that pod."""
+        pod = next(obj for obj in self.cluster.objects.values() if obj["metadata"]["uid"] == uid)
+        statuses = pod.get("status", {}).get("initContainerStatuses", ())
+        return any(status["name"] == "convert" and "running" in status["state"] for status in statuses)
+
     def kubelet(self) -> None:
         """Controllers, scheduler and kubelet: one step of every Job and pod."""
         for job in self.cluster.all("Job"):

@@ -25,6 +25,12 @@ LEAST_MIG_SHARE = 0.9
 #: TensorRT-LLM 1.2 supports Ampere and later, FP8 from Ada on (support matrix: SM 80, 86, 89, 90, 100, 103, 120).
 LEAST_SM = 80
 LEAST_SM_OF_FP8 = 89
+#: The driver that the container's CUDA 13.1 comes with; from CUDA_13_DRIVER on CUDA's minor version compatibility
+#: applies, and from FORWARD_DRIVER on the container's package for forward compatibility, on boards of data centres.
+CONTAINER_DRIVER = 590
+CUDA_13_DRIVER = 580
+FORWARD_DRIVER = 535
+_NOT_OF_A_DATA_CENTRE = ("GeForce", "NVIDIA-RTX", "Quadro", "TITAN")
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,11 @@ def make_platform(accelerator: AcceleratorFacts) -> Platform:
         gpu_sm=accelerator.key_sm,
         gpu_memory=accelerator.key_memory,
     )
+
+
+def least_driver(product: str) -> int:
+    """The oldest driver, by its first number, on which the container runs on boards of this product."""
+    return CUDA_13_DRIVER if any(word in product for word in _NOT_OF_A_DATA_CENTRE) else FORWARD_DRIVER
 
 
 def find_refusal(accelerator: AcceleratorFacts, quantization: str) -> str:

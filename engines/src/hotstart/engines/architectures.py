@@ -15,7 +15,7 @@ from hotstart.engines.errors import Reason, Terminal
 CTRANSLATE2 = "ctranslate2"
 TENSORRT_LLM = "tensorrt_llm"
 #: Converters of ours; any other name is the path of a script in the container.
-OURS = ("hotstart-llama", "hotstart-mpt")
+LLAMA_CONVERTER, MPT_CONVERTER = OURS = ("hotstart-llama", "hotstart-mpt")
 #: Formats that each runtime's converters can read.
 FORMATS = {
     CTRANSLATE2: ("safetensors", "torch", "gguf"),
@@ -24,8 +24,6 @@ FORMATS = {
 #: Recipe's quantization -> ``--weight_only_precision``.
 WEIGHT_ONLY = {"int8_weight_only": "int8", "int4_weight_only": "int4"}
 DTYPES = ("float16", "bfloat16", "float32")
-#: The converters ask the hub for code where ``config.json`` names some; it must not be answered.
-CONVERT_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 _CORE = "/app/examples/models/core"
 _CONTRIB = "/app/examples/models/contrib"
@@ -55,13 +53,11 @@ def _known(name: str, family: str, script: str, *options: str) -> Architecture:
 
 def _llama(name: str) -> Architecture:
     upstream = f"{_CORE}/llama/convert_checkpoint.py"
-    return Architecture(
-        name, "llama", {CTRANSLATE2: "hotstart-llama", TENSORRT_LLM: upstream}, ("--load_model_on_cpu",)
-    )
+    return Architecture(name, "llama", {CTRANSLATE2: LLAMA_CONVERTER, TENSORRT_LLM: upstream}, ("--load_model_on_cpu",))
 
 
 def _mpt(name: str) -> Architecture:
-    return Architecture(name, "mpt", {CTRANSLATE2: "hotstart-mpt", TENSORRT_LLM: "hotstart-mpt"})
+    return Architecture(name, "mpt", {CTRANSLATE2: MPT_CONVERTER, TENSORRT_LLM: MPT_CONVERTER})
 
 
 # Options that are no matter of taste:
@@ -158,7 +154,6 @@ class ConvertOptions:
     dtype: str
     tensor_parallel: int = 1
     quantization: str = "none"
-    workers: int = 1  # ranks converted at once
 
 
 def make_convert_argv(architecture: Architecture, options: ConvertOptions) -> tuple[str, ...]:
@@ -188,8 +183,10 @@ def make_convert_argv(architecture: Architecture, options: ConvertOptions) -> tu
 
 
 def _parallel(architecture: Architecture, options: ConvertOptions) -> list[str]:
-    """Gemma's converter knows tensor parallelism only, by another name, and converts one rank after the other."""
+    """One rank after the other: each at once would hold the whole network in memory once more.
+
+    Gemma's converter knows tensor parallelism only, by another name, and no other way.
+    """
     if architecture.family == "gemma":
         return ["--world-size", str(options.tensor_parallel)]
-    workers = min(options.workers, options.tensor_parallel)
-    return ["--tp_size", str(options.tensor_parallel), "--pp_size", "1", "--workers", str(workers)]
+    return ["--tp_size", str(options.tensor_parallel), "--pp_size", "1", "--workers", "1"]

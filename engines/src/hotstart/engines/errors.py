@@ -54,5 +54,19 @@ class Retryable(EngineError):
     retryable = True
 
 
+class HostMemoryFull(Retryable):
+    """The container's memory ran out, though the process that tells of it lives on: the next attempt asks for more."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.OUT_OF_MEMORY, message)
+
+
+class DriverMissing(Retryable):
+    """A tool wants a GPU's driver, which this container has not: one that is given a GPU has it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.ACCELERATOR_MISMATCH, message)
+
+
 class Terminal(EngineError):
     """It fails in the same way until the checkpoint or the spec is changed."""

@@ -11,9 +11,8 @@ from hotstart.engines.recipe import Toolchain, make_toolchain
 
 #: TensorRT-LLM's script that quantizes to fp8: it calibrates with the network itself and needs a GPU.
 QUANTIZE = "/app/examples/quantization/quantize.py"
-#: A TensorRT-LLM checkpoint is built as it is.
+#: A TensorRT-LLM checkpoint is built as it is; its architecture is the name of a class of TensorRT-LLM.
 AS_IT_IS = "none"
-FORMAT_TENSORRT_LLM = "tensorrt_llm"
 
 
 def find_toolchain(
@@ -25,10 +24,10 @@ def find_toolchain(
         Terminal: UnsupportedArchitecture or UnsupportedRecipe, with what is possible.
     """
     check_buildable(architecture, checkpoint_format, runtime)
+    if checkpoint_format == TENSORRT_LLM:
+        return make_toolchain(runtime, AS_IT_IS)
     converter = require_architecture(architecture).converters[runtime]
-    if runtime == TENSORRT_LLM and checkpoint_format == FORMAT_TENSORRT_LLM:
-        converter = AS_IT_IS
-    elif runtime == TENSORRT_LLM and quantization == "fp8":
+    if runtime == TENSORRT_LLM and quantization == "fp8":
         if converter in OURS:
             raise Terminal(
                 Reason.UNSUPPORTED_RECIPE,
@@ -37,8 +36,3 @@ def find_toolchain(
             )
         converter = QUANTIZE
     return make_toolchain(runtime, converter)
-
-
-def converts_on_gpu(toolchain: Toolchain) -> bool:
-    """Whether the conversion itself needs the GPU; such a checkpoint goes to the build as it was downloaded."""
-    return toolchain.runtime == TENSORRT_LLM and toolchain.converter == QUANTIZE

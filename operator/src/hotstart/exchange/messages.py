@@ -96,6 +96,7 @@ class PodFailure(Message):
     reason: str  # CamelCase, one of hotstart.operator.api's reasons
     message: str  # cause and remedy in one or two sentences
     retryable: bool
+    killed: bool = False  # a process of it was ended for want of memory: another try needs more
 
 
 class PodReport(Message):

@@ -30,6 +30,11 @@ ROLE_DRAINING = "draining"
 ANNOTATION_ASSIGNMENT = f"{GROUP}/assignment"  # the pod's assignment as JSON, without URLs
 ANNOTATION_INSPECT_SPEC = f"{GROUP}/inspect-spec"  # hash of the checkpoint spec that a Job inspects
 
+# A builder's Job: the container of a build that needs no GPU, before the one that does, and exit codes.
+STEP_CONVERT = "convert"
+EXIT_TERMINAL = 64  # another try cannot help until somebody changes something; in the podFailurePolicy
+EXIT_KILLED = 137  # SIGKILL: but for a deletion it is the kernel's, for want of memory; another try needs more
+
 # Ports inside pods.
 PORT_AGENT = 9700  # exchange, /healthz, /readyz, /metrics of pod agents and builders
 PORT_TRITON_HTTP = 8000

@@ -9,20 +9,26 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
-from hotstart.engines.build_estimate import make_build_estimate, say_build_estimate
+from hotstart.engines.build_estimate import say_build_estimate
 from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
-from hotstart.engines.builder.conversion import EXPECTATIONS, Conversion, convert, find_conversion
+from hotstart.engines.builder.conversion import (
+    EXPECTATIONS,
+    Conversion,
+    convert,
+    estimate_build,
+    find_conversion,
+    finish,
+)
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.prepare import Prepared
 from hotstart.engines.builder.refit_base import fetch_refit_base
-from hotstart.engines.builder.room import full_disk_errors, network_sizes
+from hotstart.engines.builder.room import full_disk_errors
+from hotstart.engines.builder.serving import OnListening, run_until_cancelled, served
 from hotstart.engines.builder.settings import BuildSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.builder.termination import make_failure
@@ -33,42 +39,25 @@ from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.engines.recipe import REFIT
 from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
-from hotstart.engines.runtimes.tensorrt_llm.tool import kill_running
 from hotstart.engines.timing_caches import has_timing_cache
 from hotstart.engines.transfers.upload import upload_engine
 from hotstart.engines.verification import Verification
 from hotstart.engines.verify.verify import Subject, verify_engine
-from hotstart.exchange.messages import BuildPhase, BuildRequest, BuiltFile, PodFailure
-from hotstart.exchange.server import KeySet, add_exchange, make_app
+from hotstart.exchange.messages import BuildPhase, BuiltFile, PodFailure
 
 log = logging.getLogger(__name__)
 TELL_SECONDS = 10.0  # a failure waits so long for the operator to hear of it
-SHUTDOWN_SECONDS = 2.0
 TOOLS = "tools"  # folder of a build's tools, beside what they are given
-
-#: Called with the port once the exchange is served.
-OnListening = Callable[[int], None]
 
 
 async def build(settings: BuildSettings, tail: LogTail, on_listening: OnListening | None = None) -> PodFailure | None:
     """Builds and uploads; returns None once the engine is published, else what failed."""
     state = BuildState(settings.pod_uid, settings.engine_key, tail)
-    runner = await _serve(settings, state, on_listening)
-    try:
-        work = asyncio.create_task(_work(settings, state))
-        cancelled = asyncio.create_task(state.cancelled.wait())
-        await asyncio.wait({work, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            work.cancel()
-            kill_running()
-            return PodFailure(
-                reason=Reason.BUILD_FAILED.value, message="The operator cancelled the build.", retryable=False
-            )
-        cancelled.cancel()
-        error = work.exception()
-        return None if error is None else await _tell(state, error)
-    finally:
-        await runner.cleanup()
+    async with served(settings, state, on_listening):
+        error = await run_until_cancelled(_work(settings, state), state)
+        if error is None:
+            return None
+        return make_failure(error, Reason.BUILD_FAILED) if state.cancelled.is_set() else await _tell(state, error)
 
 
 async def _work(settings: BuildSettings, state: BuildState) -> None:
@@ -134,8 +123,7 @@ def compile_engine(
     recipe = settings.recipe
     tools.mkdir()
     if runtime.compiles:
-        estimate = make_build_estimate(network_sizes(conversion.prepared.checkpoint.facts), recipe)
-        state.building_seconds = estimate.seconds
+        estimate = estimate_build(state, conversion.prepared, recipe)
         state.enter(BuildPhase.BUILDING)
         log.info("build estimated needs=%s", say_build_estimate(estimate))
     if has_timing_cache(recipe.toolchain):
@@ -149,13 +137,13 @@ def compile_engine(
 
 
 def find_or_convert(settings: BuildSettings, state: BuildState, runtime: Runtime, work: Path) -> Conversion:
-    """The conversion that a container before this one has left, or one of our own in ``work``."""
+    """The conversion that a container before this one has left, whole or only begun, or one of our own in ``work``."""
     found = None if settings.converted is None else find_conversion(settings.converted, settings.engine_key)
     if found is None:
         return convert(settings, state, runtime, work)
     state.checkpoint_bytes = found.prepared.choice.size
     state.began -= found.seconds  # the build began with the container before this one
-    return found
+    return found if found.converted else finish(settings, state, runtime, found)
 
 
 def network_facts(prepared: Prepared) -> dict[str, Any]:
@@ -192,24 +180,3 @@ async def _tell(state: BuildState, error: BaseException) -> PodFailure:
     except TimeoutError:
         log.warning("operator did not ask seconds=%s", TELL_SECONDS)
     return failure
-
-
-async def _serve(settings: BuildSettings, state: BuildState, on_listening: OnListening | None) -> web.AppRunner:
-    app = make_app()
-
-    async def healthy(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    add_exchange(
-        app, keys=KeySet(settings.keys_file), audience=settings.pod_uid, request_type=BuildRequest, answer=state.answer
-    )
-    app.router.add_get("/healthz", healthy)
-    app.router.add_get("/readyz", healthy)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port).start()
-    port = int(runner.addresses[0][1])
-    log.info("exchange served port=%d", port)
-    if on_listening is not None:
-        on_listening(port)
-    return runner

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hotstart.engines.builder.inspect import inspect
 from hotstart.engines.builder.log_tail import LogTail, set_up_logging
-from hotstart.engines.builder.settings import make_build_settings, make_conversion_settings, make_inspect_settings
+from hotstart.engines.builder.settings import make_build_settings, make_inspect_settings
 from hotstart.engines.builder.termination import (
     EXIT_SIGTERM,
     exit_code,
@@ -31,7 +31,7 @@ TERMINATION_LOG = "/dev/termination-log"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ends the process with 0, 64 (another try cannot help), 1 (it can) or 143 (SIGTERM)."""
+    """Ends the process with 0, 64 (another try cannot help), 1 (it can), 137 (with more memory) or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser(prog="hotstart-builder", description="Inspects checkpoints and builds engines.")
     parser.add_argument("command", choices=("inspect", "convert", "build", "calibrate"))
     command = parser.parse_args(arguments).command
@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tail = set_up_logging()
     if command == "calibrate":
         serve_calibrator(os.environ)
-    if command == "build":
-        code = _run_until_done(run_build(os.environ, tail))
+    if command == "inspect":
+        code = run_inspect(os.environ, tail)
     else:
-        code = run_inspect(os.environ) if command == "inspect" else run_convert(os.environ, tail)
+        code = _run_until_done((run_build if command == "build" else run_convert)(os.environ, tail))
     logging.shutdown()
     os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
 
@@ -56,28 +56,34 @@ def serve_calibrator(environment: Mapping[str, str]) -> NoReturn:
         signal.pause()
 
 
-def run_inspect(environment: Mapping[str, str]) -> int:
+def run_inspect(environment: Mapping[str, str], tail: LogTail) -> int:
     """Writes the result or the failure, and returns the exit code."""
     try:
         result = inspect(make_inspect_settings(environment))
     except Exception as error:  # noqa: BLE001 - the program's edge: every failure becomes a reason and a message
-        return _fail(environment, error, Reason.INSPECTION_FAILED)
+        return _fail(environment, error, Reason.INSPECTION_FAILED, tail)
     write_termination(environment, make_result_message(result))
     return 0
 
 
-def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
+async def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
     """Leaves the conversion for the container that builds; writes a failure, and returns the exit code."""
     from hotstart.engines.builder.conversion import convert_only  # only here: an inspection needs no converter
+    from hotstart.engines.builder.serving import run_until_cancelled, served  # and no web server
     from hotstart.engines.builder.state import BuildState
 
     try:
-        settings = make_conversion_settings(environment)
+        settings = make_build_settings(environment)
         if settings.converted is None:
             raise Terminal(Reason.INVALID_SPEC, "HOTSTART_CONVERTED is not set in the Job's environment.")
-        convert_only(settings, BuildState("", settings.engine_key, tail), settings.converted)
+        state = BuildState(settings.pod_uid, settings.engine_key, tail)
+        async with served(settings, state):
+            work = asyncio.to_thread(convert_only, settings, state, settings.converted)
+            error = await run_until_cancelled(work, state)
+        if error is not None:
+            raise error
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
-        return _fail(environment, error, Reason.BUILD_FAILED)
+        return _fail(environment, error, Reason.BUILD_FAILED, tail)
     return 0
 
 
@@ -88,8 +94,8 @@ async def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
     try:
         failure = await build(make_build_settings(environment), tail)
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
-        return _fail(environment, error, Reason.BUILD_FAILED)
-    return 0 if failure is None else _end_failed(environment, failure)
+        return _fail(environment, error, Reason.BUILD_FAILED, tail)
+    return 0 if failure is None else _end_failed(environment, failure, tail)
 
 
 def write_termination(environment: Mapping[str, str], text: str) -> None:
@@ -106,15 +112,15 @@ def _run_until_done(job: Coroutine[Any, Any, int]) -> int:
     return asyncio.new_event_loop().run_until_complete(job)
 
 
-def _fail(environment: Mapping[str, str], error: Exception, otherwise: Reason) -> int:
+def _fail(environment: Mapping[str, str], error: Exception, otherwise: Reason, tail: LogTail) -> int:
     failure = make_failure(error, otherwise)
     unforeseen = None if isinstance(error, EngineError) else error  # only such a one is worth a stack trace
     log.error("failed reason=%s message=%s", failure.reason, failure.message, exc_info=unforeseen)
-    return _end_failed(environment, failure)
+    return _end_failed(environment, failure, tail)
 
 
-def _end_failed(environment: Mapping[str, str], failure: PodFailure) -> int:
-    write_termination(environment, make_failure_message(failure))
+def _end_failed(environment: Mapping[str, str], failure: PodFailure, tail: LogTail) -> int:
+    write_termination(environment, make_failure_message(failure, tail.lines()))
     return exit_code(failure)
 
 

@@ -1,7 +1,8 @@
 """The first half of a build, which needs no GPU: checkpoint from its source, checked, converted.
 
 Either in the process that builds, or by ``hotstart-builder convert`` in a container before it, which leaves the result
-on the scratch disk that both share, with the checkpoint's answers for the verification.
+on the scratch disk that both share, with the checkpoint's answers for the verification. Where the conversion turns out
+to want the driver of a GPU, it leaves the checkpoint alone, and the process that builds converts it.
 """
 
 from __future__ import annotations
@@ -12,34 +13,42 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hotstart.engines.build_estimate import BuildEstimate, make_build_estimate
 from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.builder.receipt import CHECKPOINT, FILES, BadReceipt, Receipt, read_conversion, write_receipt
-from hotstart.engines.builder.room import full_disk_errors, needed_bytes
+from hotstart.engines.builder.room import full_disk_errors, needed_bytes, network_sizes
 from hotstart.engines.builder.settings import ConversionSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.checkpoints.choose import Choice, ChosenFile, FileRole, ListedFile
 from hotstart.engines.checkpoints.opening import open_checkpoint
 from hotstart.engines.checkpoints.source import check_room
-from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.errors import DriverMissing, Reason, Terminal
 from hotstart.engines.key import key_inputs, make_key
-from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
+from hotstart.engines.recipe import EngineRecipe
+from hotstart.engines.runtimes.runtime import Progress, Runtime, check_toolchain, load_runtime
 from hotstart.exchange.messages import BuildPhase
 
 log = logging.getLogger(__name__)
 PARTIAL = ".partial-"  # a conversion that is not finished; removed by the next one
+CONVERSION_SHARE = 0.6  # of the phase, in a container of its own; the rest are the checkpoint's answers
 EXPECTATIONS = "expectations"  # folder in the scratch: what checkpoints answer
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted checkpoint: ``files`` is the folder that the runtime wrote, ``prepared`` what it was made of."""
+    """A converted checkpoint: ``files`` is the folder that the runtime wrote, ``prepared`` what it was made of.
+
+    ``source`` is the folder of the checkpoint's own files. Not ``converted``: ``files`` is empty as yet.
+    """
 
     prepared: Prepared
+    source: Path
     files: Path
     seconds: float
+    converted: bool = True
 
 
 def convert_only(settings: ConversionSettings, state: BuildState, converted: Path) -> None:
@@ -53,8 +62,18 @@ def convert_only(settings: ConversionSettings, state: BuildState, converted: Pat
     if find_conversion(converted, settings.engine_key) is not None:
         return
     with _partial(converted) as folder:
-        conversion = convert(settings, state, runtime, folder)
-        state.enter(BuildPhase.VERIFYING)
+        conversion = begin(settings, state, folder)
+        if runtime.compiles:
+            estimate_build(state, conversion.prepared, settings.recipe)
+        try:
+            conversion = finish(
+                settings, state, runtime, conversion, lambda share: state.set_share(CONVERSION_SHARE * share)
+            )
+        except DriverMissing as error:
+            log.warning("left to the container with the GPU error=%s", error)
+            conversion = replace(conversion, converted=False)
+            shutil.rmtree(conversion.files)
+            conversion.files.mkdir()
         _expect(settings, state, conversion)
         with full_disk_errors(folder, 0):
             receipt = write_receipt(folder, make_receipt(settings, conversion))
@@ -77,11 +96,20 @@ def find_conversion(converted: Path, engine_key: str) -> Conversion | None:
     choice = Choice(receipt.checkpoint_format, files)
     checkpoint = open_checkpoint(converted / CHECKPOINT, choice)
     prepared = Prepared(checkpoint, choice, receipt.checkpoint_digest, receipt.tokenizer_digest)
-    return Conversion(prepared, converted / FILES, receipt.seconds)
+    return Conversion(prepared, converted / CHECKPOINT, converted / FILES, receipt.seconds, receipt.converted)
 
 
 def convert(settings: ConversionSettings, state: BuildState, runtime: Runtime, folder: Path) -> Conversion:
     """Fills ``folder``, which is empty, with the checkpoint and what the runtime makes of it.
+
+    Raises:
+        EngineError: the checkpoint, the recipe or the disk; DriverMissing among them.
+    """
+    return finish(settings, state, runtime, begin(settings, state, folder))
+
+
+def begin(settings: ConversionSettings, state: BuildState, folder: Path) -> Conversion:
+    """Fills ``folder``, which is empty, with the checkpoint.
 
     Raises:
         EngineError: the checkpoint, the recipe or the disk.
@@ -93,13 +121,37 @@ def convert(settings: ConversionSettings, state: BuildState, runtime: Runtime, f
     state.enter(BuildPhase.DOWNLOADING)
     prepared = _download(settings, state, source)
     check_pinned(settings, prepared)
+    return Conversion(prepared, source, files, round(time.monotonic() - began, 1))
+
+
+def finish(
+    settings: ConversionSettings,
+    state: BuildState,
+    runtime: Runtime,
+    begun: Conversion,
+    on_share: Progress | None = None,
+) -> Conversion:
+    """Fills ``begun.files``, which is empty, with what the runtime makes of the checkpoint.
+
+    Raises:
+        EngineError: the checkpoint, the recipe or the disk.
+        DriverMissing: only a container with a GPU can do it.
+    """
+    began, prepared, files = time.monotonic(), begun.prepared, begun.files
     needed = needed_bytes(settings.recipe, prepared.checkpoint.facts)
     check_room(files, needed)
     state.enter(BuildPhase.CONVERTING)
     with full_disk_errors(files, needed):
-        runtime.convert(prepared.checkpoint, settings.recipe, files, state.set_share, source)
+        runtime.convert(prepared.checkpoint, settings.recipe, files, on_share or state.set_share, begun.source)
     prepared.check_unchanged()
-    return Conversion(prepared, files, round(time.monotonic() - began, 1))
+    return replace(begun, seconds=round(begun.seconds + time.monotonic() - began, 1), converted=True)
+
+
+def estimate_build(state: BuildState, prepared: Prepared, recipe: EngineRecipe) -> BuildEstimate:
+    """What the build step needs; its share of the whole goes into ``state``."""
+    estimate = make_build_estimate(network_sizes(prepared.checkpoint.facts), recipe)
+    state.building_seconds = estimate.seconds
+    return estimate
 
 
 def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receipt:
@@ -112,6 +164,7 @@ def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receip
         checkpoint_format=prepared.choice.format,
         checkpoint=tuple((chosen.file.name, chosen.file.size, chosen.role.value) for chosen in prepared.choice.files),
         seconds=conversion.seconds,
+        converted=conversion.converted,
     )
 
 
@@ -150,6 +203,7 @@ def _download(settings: ConversionSettings, state: BuildState, folder: Path) -> 
         on_choice=on_choice,
         on_bytes=on_bytes,
         heads_only=False,
+        runtime=settings.recipe.toolchain.runtime,
     )
 
 
@@ -162,7 +216,12 @@ def _expect(settings: ConversionSettings, state: BuildState, conversion: Convers
         *(prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest),
         *(settings.recipe, conversion.files),
     )
-    expect_only(subject, settings.scratch / EXPECTATIONS, state.set_share)
+    rest = 1 - CONVERSION_SHARE
+    expect_only(
+        subject,
+        settings.scratch / EXPECTATIONS,
+        lambda share: state.set_share(CONVERSION_SHARE + rest * share),
+    )
 
 
 @contextmanager

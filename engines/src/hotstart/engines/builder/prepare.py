@@ -10,9 +10,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotstart.engines.architectures import CTRANSLATE2, check_buildable
+from hotstart.engines.architectures import CTRANSLATE2, OURS, TENSORRT_LLM, check_buildable, require_architecture
 from hotstart.engines.checkpoints.checkpoint import Checkpoint
 from hotstart.engines.checkpoints.choose import (
+    SINGLE_FILES,
     Choice,
     ChosenFile,
     FileRole,
@@ -20,17 +21,20 @@ from hotstart.engines.checkpoints.choose import (
     narrow_to_index,
     parse_json,
 )
+from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.checkpoints.opening import (
     check_checkpoint,
     check_serving,
-    is_read_by_others,
     open_checkpoint,
     scan_weights,
 )
 from hotstart.engines.checkpoints.source import OnBytes, Source, download
-from hotstart.engines.checkpoints.torch_folder import require_torch
+from hotstart.engines.checkpoints.torch_folder import TorchFolder, require_torch
+from hotstart.engines.checkpoints.trtllm_folder import TrtllmFolder, check_verifiable
+from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.key import make_checkpoint_digest
 from hotstart.engines.runtimes.ctranslate2_limits import check_network
+from hotstart.engines.runtimes.tensorrt_llm.checkpoint_config import check_mpt_network
 from hotstart.exchange.messages import ServingOptions
 
 log = logging.getLogger(__name__)
@@ -85,8 +89,7 @@ def prepare(
 ) -> Prepared:
     """Downloads and checks the checkpoint. ``on_choice`` hears its size, ``on_bytes`` each block.
 
-    With ``runtime`` it must be one that the runtime builds. Without ``heads_only`` the weights of a network that no
-    converter of ours reads are read here, and must be finite.
+    With ``runtime`` it must be one that the runtime builds. No tensor may hold NaN or Inf.
 
     Raises:
         EngineError: whatever is wrong with store or checkpoint.
@@ -97,6 +100,8 @@ def prepare(
     if choice.format != "gguf":
         checkpoint = open_checkpoint(folder, choice)  # reads the small files only
         check_runtime_builds(checkpoint, runtime)
+        if is_read_by_upstream(checkpoint, runtime):
+            check_usual_names(choice)
         if choice.format == "torch" and (runtime == CTRANSLATE2 or not heads_only):
             require_torch(choice.files[-1].file.name)  # the image that inspects for CTranslate2 is the one that builds
         check_serving(checkpoint, serving)
@@ -105,8 +110,10 @@ def prepare(
     checkpoint = open_checkpoint(folder, choice)
     check_runtime_builds(checkpoint, runtime)
     check_checkpoint(checkpoint, serving)
-    if not heads_only and is_read_by_others(checkpoint):
-        scan_weights(checkpoint)
+    if isinstance(checkpoint, TorchFolder) and is_read_by_upstream(checkpoint, runtime):
+        checkpoint.check_plain()
+        if not heads_only:
+            scan_weights(checkpoint)  # what passed in an order that no scan understands is found here
     return Prepared(
         checkpoint=checkpoint,
         choice=choice,
@@ -118,10 +125,33 @@ def prepare(
 
 def check_runtime_builds(checkpoint: Checkpoint, runtime: str) -> None:
     """Raises Terminal (UnsupportedArchitecture) where ``runtime`` is named and does not build this network."""
+    facts = checkpoint.facts
     if runtime:
-        check_buildable(checkpoint.facts.architecture, checkpoint.format, runtime)
+        check_buildable(facts.architecture, checkpoint.format, runtime)
     if runtime == CTRANSLATE2:
-        check_network(checkpoint.facts)
+        check_network(facts)
+    if runtime == TENSORRT_LLM and isinstance(facts, MptFacts):
+        check_mpt_network(facts)
+    if isinstance(checkpoint, TrtllmFolder):
+        check_verifiable(facts.architecture, checkpoint.layout.quantization)
+
+
+def is_read_by_upstream(checkpoint: Checkpoint, runtime: str) -> bool:
+    """Whether a script of TensorRT-LLM reads the checkpoint's own files."""
+    if runtime != TENSORRT_LLM or checkpoint.format == TENSORRT_LLM:
+        return False
+    return require_architecture(checkpoint.facts.architecture).converters[runtime] not in OURS
+
+
+def check_usual_names(choice: Choice) -> None:
+    """Raises Terminal (UnsupportedArchitecture) where the weights go by a name that transformers does not look for."""
+    weights = [chosen.file.name for chosen in choice.files if chosen.role is FileRole.WEIGHTS]
+    if not choice.index and weights != [SINGLE_FILES[choice.format]]:
+        raise Terminal(
+            Reason.UNSUPPORTED_ARCHITECTURE,
+            f"TensorRT-LLM's converter for this network finds weights by their usual name only, not as {weights[0]}: "
+            f"call the file {SINGLE_FILES[choice.format]}, or save the checkpoint with save_pretrained.",
+        )
 
 
 def digest_of(files: tuple[ChosenFile, ...], digests: dict[str, str]) -> str:

@@ -26,7 +26,8 @@ class BadReceipt(Exception):
 class Receipt:
     """``checkpoint``: name, size in bytes and role of its files, which stay for verification, in ``checkpoint/``.
 
-    ``files``: path relative to ``files/`` -> size in bytes and sha256 in hex.
+    ``files``: path relative to ``files/`` -> size in bytes and sha256 in hex; empty where not ``converted``: the tools
+    of the conversion want the driver of a GPU, and the checkpoint waits for the container that has one.
     """
 
     engine_key: str
@@ -35,6 +36,7 @@ class Receipt:
     checkpoint_format: str
     checkpoint: tuple[tuple[str, int, str], ...]
     seconds: float
+    converted: bool = True
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def to_json(self) -> str:

@@ -11,7 +11,7 @@ from hotstart.engines.architectures import CTRANSLATE2
 from hotstart.engines.build_estimate import make_build_estimate
 from hotstart.engines.checkpoints.checkpoint import Facts, count_embedding_parameters, count_parameters
 from hotstart.engines.checkpoints.source import make_disk_full
-from hotstart.engines.errors import Reason, Retryable
+from hotstart.engines.errors import HostMemoryFull
 from hotstart.engines.memory_plan import NetworkSizes
 from hotstart.engines.recipe import EngineRecipe
 
@@ -41,7 +41,6 @@ def full_disk_errors(folder: Path, needed: int) -> Iterator[None]:
             raise make_disk_full(folder, needed) from error
         raise
     except MemoryError as error:
-        raise Retryable(
-            Reason.OUT_OF_MEMORY,
-            f"The builder ran out of memory ({error}): give the builder more memory, or build on a node that has more.",
+        raise HostMemoryFull(
+            f"The builder ran out of memory ({error}): give the builder more memory, or build on a node that has more."
         ) from error

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from hotstart.engines.checkpoints.finite import make_not_finite
 from hotstart.engines.checkpoints.mpt_config import MptFacts, expected_mpt_shapes
 from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
 from hotstart.engines.errors import Reason, Terminal
@@ -240,9 +241,5 @@ def read_weight(checkpoint: Checkpoint, name: str) -> Array:
     """
     value = checkpoint.tensor(name)
     if not (np.isfinite(value.min()) and np.isfinite(value.max())):  # a NaN makes both NaN; needs no copy
-        raise Terminal(
-            Reason.CHECKPOINT_CORRUPT,
-            f"The tensor {name} holds NaN or Inf: the training run diverged or the file is damaged; "
-            "use another state of the checkpoint.",
-        )
+        raise make_not_finite(name)
     return value

@@ -16,6 +16,8 @@ from hotstart.engines.errors import Reason, Terminal
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+#: Format -> the name of its weights where they are one file.
+SINGLE_FILES = {"safetensors": "model.safetensors", "torch": "pytorch_model.bin"}
 CONFIG_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 TORCH = (".bin", ".pt", ".pth")
@@ -145,21 +147,19 @@ def _choose_hugging_face(by_name: Mapping[str, ListedFile], where: str) -> Choic
     top = [name for name in by_name if "/" not in name]
     weights = [name for name in top if name.endswith(".safetensors")]
     if weights:
-        return _choose_weights("safetensors", by_name, weights, ("model.safetensors", SAFETENSORS_INDEX), where)
+        return _choose_weights("safetensors", by_name, weights, SAFETENSORS_INDEX, where)
     weights = [name for name in top if name.endswith(TORCH) and not _TRAINERS.match(name)]
     if weights:
-        return _choose_weights("torch", by_name, weights, ("pytorch_model.bin", TORCH_INDEX), where)
+        return _choose_weights("torch", by_name, weights, TORCH_INDEX, where)
     raise Terminal(
         Reason.CHECKPOINT_INCOMPLETE,
         f"{where} has no weights: no .safetensors, .bin, .pt or .gguf file.",
     )
 
 
-def _choose_weights(
-    kind: str, by_name: Mapping[str, ListedFile], weights: list[str], names: tuple[str, str], where: str
-) -> Choice:
-    """Weights that one index, one file of the usual name, or nothing else stands for; ``names`` are file and index."""
-    single, index = names
+def _choose_weights(kind: str, by_name: Mapping[str, ListedFile], weights: list[str], index: str, where: str) -> Choice:
+    """Weights that one index, one file of the usual name, or nothing else stands for."""
+    single = SINGLE_FILES[kind]
     if index in by_name:
         return _with_small_files(kind, by_name, weights, index, where)
     if single in weights:

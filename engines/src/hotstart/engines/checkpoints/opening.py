@@ -1,6 +1,6 @@
 """Opens the chosen files of a checkpoint, once they lie in a folder, and checks them: first all that needs no weights.
 
-The weights themselves are checked by our converters as they read them, else by ``scan_weights``.
+The weights themselves are looked at as they are downloaded (``scan``), and again by our converters as they read them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from hotstart.engines.checkpoints.choose import Choice
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.checkpoints.tokenizer import check_fit, check_markers, parse_tokenizer
 from hotstart.engines.checkpoints.trtllm_folder import TrtllmFolder
-from hotstart.engines.checkpoints.upstream_config import UpstreamFacts, check_upstream_shapes
+from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
+from hotstart.engines.checkpoints.upstream_shapes import check_upstream_shapes
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.exchange.messages import ServingOptions
 
@@ -79,8 +80,3 @@ def scan_weights(checkpoint: Checkpoint, progress: Callable[[float], None] = lam
         read_weight(checkpoint, name)
         done += math.prod(shape)
         progress(done / max(total, 1))
-
-
-def is_read_by_others(checkpoint: Checkpoint) -> bool:
-    """Whether the weights go to a converter or a build that is not ours, unseen."""
-    return isinstance(checkpoint.facts, UpstreamFacts)

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 from hotstart.engines.checkpoints.choose import ChosenFile, FileRole, ListedFile
+from hotstart.engines.checkpoints.finite import make_not_finite
 from hotstart.engines.checkpoints.places import CheckpointPlace, FolderPlace, HubPlace
+from hotstart.engines.checkpoints.scan import make_scan
 from hotstart.engines.errors import Reason, Retryable
 from hotstart.engines.s3 import StorePlace
 
@@ -145,11 +147,12 @@ def download(
 ) -> dict[str, str]:
     """Puts ``files`` into ``folder`` and returns their sha256 in hex by name; a file that lies here already is linked.
 
-    With ``heads_only`` a weight file is written as its two ends and a hole: enough to open it.
+    With ``heads_only`` a weight file is written as its two ends and a hole: enough to open it. The weights are looked
+    at as they pass (``scan``).
 
     Raises:
-        EngineError: DiskFull, CheckpointCorrupt where a file is not the one that its list says, or what the store
-            answers.
+        EngineError: DiskFull, CheckpointCorrupt where a file is not the one that its list says or a tensor holds NaN or
+            Inf, or what the store answers.
     """
     remote = [chosen for chosen in files if source.local_path(chosen.file) is None]
     check_room(folder, sum(kept_bytes(chosen, heads_only) for chosen in remote))
@@ -190,10 +193,12 @@ def make_disk_full(folder: Path, needed: int) -> Retryable:
 
 def _read_one(source: Source, file: ListedFile, folder: Path, keep: int, on_bytes: OnBytes) -> str:
     here = source.local_path(file)
-    digests = _Digests(file)
+    digests, scan = _Digests(file), make_scan(file.name)
 
     def count(block: bytes) -> None:
         digests.update(block)
+        if scan is not None:
+            scan.update(block)
         on_bytes(len(block))
 
     if here is None:
@@ -203,6 +208,8 @@ def _read_one(source: Source, file: ListedFile, folder: Path, keep: int, on_byte
             count(block)
         (folder / file.name).symlink_to(here)
     digests.check(source.where)
+    if scan is not None and scan.found:
+        raise make_not_finite(f"{scan.found} of {file.name}")
     return digests.sha256
 
 

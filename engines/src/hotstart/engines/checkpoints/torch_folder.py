@@ -45,6 +45,11 @@ class TorchFolder:
                 self._heads |= read_torch_head(path)
         return {name: tensor.shape for name, tensor in self._heads.items()}
 
+    def check_plain(self) -> None:
+        """Raises Terminal (UnsupportedArchitecture) where a file holds more than weights by name."""
+        for path in self._paths:
+            read_torch_head(path, nested=False)
+
     def stored(self, name: str) -> StoredTensor:
         shapes = self.shapes()  # refuses first what must not be loaded
         if self._tensors is None:

@@ -22,9 +22,10 @@ from hotstart.engines.errors import Reason, Terminal
 LARGEST_PICKLE = 64 * 1024 * 1024  # bytes; what a checkpoint of 100,000 tensors needs is a tenth of it
 #: Where training frameworks put the weights of a checkpoint that holds more than them.
 NESTED = ("state_dict", "model", "module")
-#: Types of storage -> type as safetensors names it; the buffers are masks and positions, which are never read.
+#: Types of storage -> type as safetensors names it.
 FLOATS = {"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
-BUFFERS = frozenset(f"{kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool"))
+#: Masks and positions, which are never read -> bytes of one element.
+BUFFERS = {"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1}
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -55,12 +56,14 @@ class _Tensor:
     shape: tuple[int, ...]
 
 
-def read_torch_head(path: Path) -> dict[str, TorchTensor]:
+def read_torch_head(path: Path, *, nested: bool = True) -> dict[str, TorchTensor]:
     """The floating-point tensors of the file by name, which may be a hole between its two ends (see ``download``).
+
+    Without ``nested`` they must be all that the file holds.
 
     Raises:
         Terminal: CheckpointCorrupt, the file is damaged, of the format before PyTorch 1.6, or needs code to be loaded;
-            UnsupportedArchitecture, a tensor is sparse or quantized.
+            UnsupportedArchitecture, a tensor is sparse or quantized, or the weights are within something else.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -76,10 +79,36 @@ def read_torch_head(path: Path) -> dict[str, TorchTensor]:
         raise make_damaged(path, str(error)) from error
     except (EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, UnicodeError) as error:
         raise make_damaged(path, f"{type(error).__name__}: {error}") from error
-    tensors = {name: _plain(path, name, tensor) for name, tensor in find_weights(loaded, _Tensor, path).items()}
+    weights = find_weights(loaded, _Tensor, path)
+    if not nested and not any(isinstance(value, _Tensor) for value in loaded.values()):
+        raise _make_nested(path)
+    tensors = {name: _plain(path, name, tensor) for name, tensor in weights.items()}
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     _check_storages(path, found, sizes, name.removesuffix("data.pkl"))
     return found
+
+
+def list_storages(file: IO[bytes]) -> dict[str, tuple[str, str, int]]:
+    """The storages of a list of tensors by key: the first tensor in each ('': none of the weights), type, bytes.
+
+    The type is '' where it is no floating-point one. Nothing where the list is none.
+    """
+    unpickler = _Unpickler(file)
+    try:
+        loaded = unpickler.load()
+        tensors = find_weights(loaded, _Tensor, Path("data.pkl"))
+    except Exception:  # noqa: BLE001 - whatever a hostile list makes of it: it is refused where the file is opened
+        return {}
+    names = {tensor.storage.key: name for name, tensor in reversed(tensors.items())}
+    return {
+        storage.key: (
+            names.get(storage.key, ""),
+            FLOATS.get(storage.kind, ""),
+            storage.elements * (BUFFERS.get(storage.kind) or _WIDTHS[FLOATS[storage.kind]]),
+        )
+        for storage in unpickler.storages
+        if storage.kind in FLOATS or storage.kind in BUFFERS
+    }
 
 
 def find_weights(loaded: Any, kind: type, path: Path) -> dict[str, Any]:
@@ -123,6 +152,14 @@ def make_damaged(path: Path, what: str) -> Terminal:
     )
 
 
+def _make_nested(path: Path) -> Terminal:
+    return Terminal(
+        Reason.UNSUPPORTED_ARCHITECTURE,
+        f"{path.name} holds its weights within something else ({', '.join(NESTED)}), and TensorRT-LLM's converter for "
+        "this network does not look there: save the weights alone (model.state_dict()), or as safetensors.",
+    )
+
+
 def _plain(path: Path, name: str, tensor: _Tensor) -> TorchTensor | None:
     storage = tensor.storage
     if storage.kind in BUFFERS:
@@ -148,6 +185,7 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
+        self.storages: list[_Storage] = []
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -159,7 +197,9 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, saved: Any) -> _Storage:
         _, kind, key, _, elements = saved
-        return _Storage(str(kind), str(key), int(elements))
+        storage = _Storage(str(kind), str(key), int(elements))
+        self.storages.append(storage)
+        return storage
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, size: Any, stride: Any, *rest: Any) -> _Tensor:

@@ -216,6 +216,16 @@ def check_recipe_is_layout(layout: Layout, recipe: EngineRecipe) -> None:
         )
 
 
+def check_verifiable(architecture: str, quantization: str) -> None:
+    """Raises Terminal (UnsupportedArchitecture) where nobody knows what the network should compute."""
+    if architecture != "MPTForCausalLM" or quantization != "none":
+        raise Terminal(
+            Reason.UNSUPPORTED_ARCHITECTURE,
+            f"An engine of this TensorRT-LLM checkpoint ({architecture}, quantization {quantization}) cannot be "
+            "verified: what it should compute is known of MPT without quantization only. Give the original checkpoint.",
+        )
+
+
 def _kind(name: str) -> str:
     layer = _LAYER.match(name)
     return layer[1] if layer else name

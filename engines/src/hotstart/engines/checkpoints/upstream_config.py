@@ -28,6 +28,8 @@ _NAMES = {
 }
 #: Families whose configuration ties input and output embeddings where it says nothing.
 _TIED = frozenset({"gemma", "gpt", "falcon", "bloom"})
+#: Networks whose configuration shares keys and values among all queries where it says nothing.
+_MULTI_QUERY = frozenset({"FalconForCausalLM", "GPTBigCodeForCausalLM"})
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
@@ -78,7 +80,7 @@ def make_upstream_facts(config: Mapping[str, Any], architecture: Architecture) -
         hidden=hidden,
         intermediate=_size(config, "intermediate", 4 * hidden),
         heads=heads,
-        kv_heads=_size(config, "kv_heads", _shared(config, architecture, heads)),
+        kv_heads=_kv_heads(config, architecture, heads),
         head_dim=_size(config, "head_dim", hidden // heads),
         vocab=_size(config, "vocab"),
         context_length=_size(config, "context", 2048),
@@ -91,27 +93,6 @@ def make_upstream_facts(config: Mapping[str, Any], architecture: Architecture) -
             "heads: no network has; upload the checkpoint again.",
         )
     return facts
-
-
-def check_upstream_shapes(facts: UpstreamFacts, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """The few shapes that every family has: an embedding of the vocabulary, and as many layers as the config says.
-
-    Raises:
-        Terminal: CheckpointCorrupt, config and weights are of different models.
-    """
-    embedding = (facts.vocab, facts.hidden)
-    if embedding not in shapes.values():
-        raise Terminal(
-            Reason.CHECKPOINT_CORRUPT,
-            f"No tensor has the shape {list(embedding)} of the config's embedding: config and weights are of different "
-            "models.",
-        )
-    layers = count_layers(shapes)
-    if layers != facts.layers:
-        raise Terminal(
-            Reason.CHECKPOINT_CORRUPT,
-            f"The weights have {layers} layers, the config says {facts.layers}: upload the whole checkpoint again.",
-        )
 
 
 def count_layers(names: Iterable[str]) -> int:
@@ -127,10 +108,17 @@ def count_upstream(facts: FactsT, shapes: Callable[[], Mapping[str, tuple[int, .
     return replace(facts, parameters=sum(math.prod(shape) for shape in shapes().values()))
 
 
-def _shared(config: Mapping[str, Any], architecture: Architecture, heads: int) -> int:
-    """Key-value heads where no number is given: one for all queries with ``multi_query``, else as many as queries."""
-    multi_query = config.get("multi_query", architecture.name == "GPTBigCodeForCausalLM")
-    return 1 if multi_query and not config.get("new_decoder_architecture") else heads
+def _kv_heads(config: Mapping[str, Any], architecture: Architecture, heads: int) -> int:
+    """Key-value heads: one for all queries with ``multi_query``, else the number that is given, or as many as queries.
+
+    Falcon's number counts with ``new_decoder_architecture`` and without ``multi_query`` only; transformers writes one
+    all the same.
+    """
+    multi_query = config.get("multi_query", architecture.name in _MULTI_QUERY)
+    shared = bool(multi_query) and not config.get("new_decoder_architecture")
+    if shared and architecture.family == "falcon":
+        return 1
+    return _size(config, "kv_heads", 1 if shared else heads)
 
 
 def _size(config: Mapping[str, Any], what: str, default: int | None = None) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 from hotstart.engines.checkpoints.checkpoint import Checkpoint, llama_facts, read_weight
 from hotstart.engines.checkpoints.mpt_config import MptFacts
+from hotstart.engines.checkpoints.trtllm_folder import check_verifiable
 from hotstart.engines.checkpoints.upstream_config import UpstreamFacts
-from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.reference.llama import LlamaReference
 from hotstart.engines.reference.mpt import MptReference
 from hotstart.engines.reference.network import Reference
@@ -36,11 +36,5 @@ def make_reference(checkpoint: Checkpoint) -> Reference:
 
 def _make_trtllm_reference(checkpoint: Any) -> Reference:
     """Of a ``TrtllmFolder``, or of what stands for one."""
-    architecture, quantization = checkpoint.facts.architecture, checkpoint.layout.quantization
-    if architecture != "MPTForCausalLM" or quantization != "none":
-        raise Terminal(
-            Reason.UNSUPPORTED_ARCHITECTURE,
-            f"An engine of this TensorRT-LLM checkpoint ({architecture}, quantization {quantization}) cannot be "
-            "verified: what it should compute is known of MPT without quantization only. Give the original checkpoint.",
-        )
+    check_verifiable(checkpoint.facts.architecture, checkpoint.layout.quantization)
     return TrtllmMptReference(checkpoint.config, partial(read_weight, checkpoint))

@@ -42,6 +42,7 @@ class NetworkStatus(StatusModel):
     layers: Annotated[Size, Field(description="Layers (layers).")]
     hidden: Annotated[Size, Field(description="Width of a layer (values).")]
     intermediate: Annotated[Size, Field(description="Inner width of a feed-forward layer (values).")] = 0
+    heads: Annotated[Size, Field(description="Heads of queries (heads); 0: not said.")] = 0
     kv_heads: Annotated[Size, Field(description="Heads of keys and values (heads).")]
     head_dim: Annotated[Size, Field(description="Width of a head (values).")]
     vocab: Annotated[Size, Field(description="Tokens of the vocabulary (tokens).")]

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hotstart.engines.accelerators import GIB, MIB, find_accelerator
+from hotstart.engines.accelerators import (
+    CONTAINER_DRIVER,
+    CUDA_13_DRIVER,
+    GIB,
+    MIB,
+    find_accelerator,
+    least_driver,
+)
 from hotstart.operator.api import Reason
 from hotstart.operator.api.model_spec import Accelerator
 from hotstart.operator.core.facts import Trouble
@@ -18,11 +25,6 @@ from hotstart.operator.core.jobs import Failure
 VENDOR = "nvidia.com/"
 MIG_IN_PRODUCT = "-MIG-"
 
-#: The container's CUDA 13.1 comes with this driver; from CUDA_13_DRIVER on CUDA's minor version compatibility applies.
-CONTAINER_DRIVER = 590
-CUDA_13_DRIVER = 580
-#: Boards whose older drivers the container's forward compatibility package does not help.
-NOT_OF_A_DATA_CENTRE = ("GeForce", "NVIDIA-RTX", "Quadro", "TITAN")
 MEMORY_TOLERANCE = 0.05
 SHOWN = 4
 
@@ -106,17 +108,12 @@ def find_fault(need: GpuNeed, node: GpuNode) -> str:
     if need.memory and found is not None and abs(found - need.memory) > need.memory * MEMORY_TOLERANCE:
         known = f"{need.memory / GIB:.0f} GiB"
         return f"says {found / GIB:.0f} GiB a GPU, the product is known with {known}: its label is wrong"
-    if node.driver is not None and node.driver < CUDA_13_DRIVER and not_of_a_data_centre(node.product):
+    if node.driver is not None and node.driver < least_driver(node.product):
         return (
-            f"has driver {node.driver}, the container's CUDA 13.1 needs {CUDA_13_DRIVER} at least and is made for "
-            f"{CONTAINER_DRIVER}: update the driver"
+            f"has driver {node.driver}, the container's CUDA 13.1 needs {least_driver(node.product)} at least and is "
+            f"made for {CONTAINER_DRIVER}: update the driver"
         )
     return ""
-
-
-def not_of_a_data_centre(product: str) -> bool:
-    """Whether forward compatibility is out of the question for the board."""
-    return any(word in product for word in NOT_OF_A_DATA_CENTRE)
 
 
 def profile_missing(need: GpuNeed, fleet: GpuFleet) -> GpuVerdict | None:

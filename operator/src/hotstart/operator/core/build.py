@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from hotstart.engines.manifest import Manifest, manifest_sha256
 from hotstart.exchange.messages import BuildPhase, BuildReport
+from hotstart.exchange.names import STEP_CONVERT
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
 from hotstart.operator.api.engine import EnginePhase
 from hotstart.operator.core.accelerators import (
@@ -28,7 +29,6 @@ from hotstart.operator.core.engine_status import (
     judge_nodes,
     make_verification_status,
     report_failure,
-    with_tail,
 )
 from hotstart.operator.core.facts import JobFacts
 from hotstart.operator.core.gpu_fleet import GpuFleet
@@ -41,6 +41,7 @@ from hotstart.operator.core.jobs import (
     decide_outcome,
     find_obsolete,
     newest_job,
+    with_tail,
 )
 from hotstart.operator.core.pod_states import describe_silence, is_silent
 from hotstart.operator.core.quarantine import (
@@ -55,7 +56,7 @@ STORE_LOOK_SECONDS = 5.0  # a store that does not tell is asked again so often
 UNWANTED_SECONDS = 60.0  # a checkpoint that is inspected anew wants no engine for a while
 BUSY_SECONDS = 45.0  # a builder that was heard before may be too busy to answer for so long
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
-CONVERT_STEP = "convert"  # the init container that needs no GPU
+CONVERTING = "The checkpoint is being converted, without a GPU."
 
 
 @dataclass(frozen=True)
@@ -231,11 +232,13 @@ def decide_building(view: EngineView, last: JobFacts, outcome: Running, now: flo
     if report is None:
         return decide_starting(view, last, now)
     if report.phase is BuildPhase.FAILED and report.failure is not None:
-        failure = Failure(report.failure.reason, with_tail(report), report.failure.retryable)
+        message = with_tail(report.failure.message, report.log_tail)
+        failure = Failure(report.failure.reason, message, report.failure.retryable)
         verdicts = report_failure(failure, progressing=report.failure.retryable)
         return EnginePlan(make_engine_status(view, verdicts, now, phase=EnginePhase.FAILED), check_in=3.0)
-    going_on = Failure(Reason.ENGINE_BUILDING, f"The engine is being built: {report.phase}.", True)
-    failure = view.upload_failure or going_on
+    converting = last.pod is not None and last.pod.step == STEP_CONVERT
+    going_on = CONVERTING if converting else f"The engine is being built: {report.phase}."
+    failure = view.upload_failure or Failure(Reason.ENGINE_BUILDING, going_on, True)
     status = make_engine_status(view, report_failure(failure, progressing=True), now, phase=EnginePhase(report.phase))
     eta = None if report.eta_seconds is None else max(0, round(report.eta_seconds))
     status = status.model_copy(update={"percent": max(0, min(100, report.percent)), "eta_seconds": eta})
@@ -255,8 +258,8 @@ def decide_starting(view: EngineView, last: JobFacts, now: float) -> EnginePlan:
     failure = Failure(Reason.ENGINE_BUILDING, "The build's pod is starting.", True)
     if verdict is not None:
         failure = verdict.failure
-    elif pod is not None and pod.step == CONVERT_STEP:
-        failure = Failure(Reason.ENGINE_BUILDING, "The checkpoint is being converted, without a GPU.", True)
+    elif pod is not None and pod.step == STEP_CONVERT:
+        failure = Failure(Reason.ENGINE_BUILDING, CONVERTING, True)
         phase = EnginePhase.CONVERTING
     verdicts = report_failure(failure, progressing=True)
     return EnginePlan(make_engine_status(view, verdicts, now, phase=phase), check_in=3.0)

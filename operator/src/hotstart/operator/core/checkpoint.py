@@ -113,6 +113,6 @@ def read_network(result: dict[str, Any]) -> NetworkStatus | None:
     facts = result.get("facts") or {}
     if "kvHeads" not in facts:
         return None
-    names = ("layers", "hidden", "intermediate", "kvHeads", "headDim", "vocab", "contextLength")
+    names = ("layers", "hidden", "intermediate", "heads", "kvHeads", "headDim", "vocab", "contextLength")
     sizes = {name: facts[name] for name in names if name in facts}
     return NetworkStatus.model_validate({**sizes, "embeddingParameters": result.get("embeddingParameters", 0)})

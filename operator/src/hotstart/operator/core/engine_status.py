@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hotstart.engines.verification import Verification
-from hotstart.exchange.messages import BuildReport
 from hotstart.operator.api import ConditionStatus, ConditionType, Engine, Reason
 from hotstart.operator.api.engine import EnginePhase, VerificationStatus
 from hotstart.operator.core.conditions import Verdict, find_condition
@@ -72,10 +71,3 @@ def find_final_failure(engine: Engine) -> Failure | None:
     if progressing.status is not ConditionStatus.FALSE or ready.reason in (Reason.ENGINE_QUARANTINED, *MENDED_IN_PLACE):
         return None
     return Failure(ready.reason, ready.message, False)
-
-
-def with_tail(report: BuildReport) -> str:
-    """The failure's message with the tool's last lines."""
-    message = "" if report.failure is None else report.failure.message
-    tail = " | ".join(report.log_tail[-3:])[-400:]
-    return f"{message} Last lines: {tail}" if tail and tail not in message else message

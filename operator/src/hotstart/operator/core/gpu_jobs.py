@@ -1,8 +1,9 @@
 """What a build Job with a GPU has beyond one of a CPU. Pure.
 
 Two containers, one after the other, on one scratch disk: `convert` downloads and converts the checkpoint and sees no
-GPU; `builder` compiles, verifies, calibrates and uploads, and has them. The scheduler reserves the GPUs for the whole
-pod, as it must: an engine is built on the node that has them, and the converted checkpoint is too large to move.
+GPU (docs/adr/0024); `builder` compiles, verifies, calibrates and uploads, and has them. The scheduler reserves the GPUs
+for the whole pod, as it must: an engine is built on the node that has them, and the converted checkpoint is too large
+to move.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hotstart.engines.accelerators import MIB
+from hotstart.exchange.names import EXIT_TERMINAL, STEP_CONVERT
 from hotstart.operator.core.gpu_request import GpuRequest
 
-CONVERT = "convert"
 CONVERTED = "/scratch/converted"  # where the conversion leaves what the build takes over
 CPU = "2"  # TensorRT compiles on few threads; the rest of the work is the GPU's
-EXIT_TERMINAL = 64
 MORE_MEMORY = 1.5  # times what the attempt before had
 
 
@@ -53,20 +53,13 @@ def with_gpus(job: dict[str, Any], request: GpuRequest, size: BuildSize, *, arch
     pod["volumes"].append({"name": "shm", "emptyDir": shared})
     pod["nodeSelector"] = {"kubernetes.io/arch": architecture, **request.node_selector}
     pod["tolerations"] = request.tolerations
-    codes = {"containerName": CONVERT, "operator": "In", "values": [EXIT_TERMINAL]}
+    codes = {"containerName": STEP_CONVERT, "operator": "In", "values": [EXIT_TERMINAL]}
     job["spec"]["podFailurePolicy"]["rules"].append({"action": "FailJob", "onExitCodes": codes})
     return job
 
 
 def make_convert_container(builder: dict[str, Any], needs: dict[str, str]) -> dict[str, Any]:
-    """The conversion: the builder's image, environment and disks; no port, no key of the exchange and no GPU."""
+    """The conversion: all that the builder has, and no GPU. It answers the operator on the same port, before it."""
     container = copy.deepcopy(builder)
-    container.pop("ports", None)
-    mounts = [mount for mount in container["volumeMounts"] if mount["name"] != "exchange-keys"]
-    return {
-        **container,
-        "name": CONVERT,
-        "command": ["hotstart-builder", CONVERT],
-        "resources": {"requests": needs},
-        "volumeMounts": mounts,
-    }
+    command = ["hotstart-builder", STEP_CONVERT]
+    return {**container, "name": STEP_CONVERT, "command": command, "resources": {"requests": needs}}

@@ -15,6 +15,7 @@ from hotstart.exchange.names import (
     CHECKPOINT_MOUNT,
     COMPONENT_BUILD,
     COMPONENT_INSPECT,
+    EXIT_TERMINAL,
     KEYS_CONFIGMAP,
     KEYS_MOUNT,
     LABEL_COMPONENT,
@@ -176,7 +177,7 @@ def make_job(
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                     {
                         "action": "FailJob",
-                        "onExitCodes": {"containerName": "builder", "operator": "In", "values": [64]},
+                        "onExitCodes": {"containerName": "builder", "operator": "In", "values": [EXIT_TERMINAL]},
                     },
                 ]
             },

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+from hotstart.exchange.names import EXIT_KILLED, EXIT_TERMINAL, STEP_CONVERT
 from hotstart.operator.api import Reason
 from hotstart.operator.core.facts import Exit, JobFacts, PodFacts, Trouble
 
-EXIT_TERMINAL = 64
-EXIT_KILLED = 137  # SIGKILL: but for a deletion it is the kernel's, for want of memory
 DEADLINE = "DeadlineExceeded"  # Kubernetes' reason for a Job that ran into activeDeadlineSeconds
 NO_POD_AFTER_SECONDS = 8.0
+REPEATED = 40  # characters of a message by which a line of the log is known to say the same
+LAST_LINES, LONGEST_TAIL = 3, 400  # characters
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,17 @@ def read_failure(text: str) -> Failure | None:
     """The failure in a termination message; None where it holds none."""
     try:
         found = json.loads(text)["failure"]
-        message = str(found["message"])
-        tail = [str(line) for line in found.get("log_tail", ())][-3:]
-        if tail and tail[-1] not in message:
-            message = f"{message} Last lines: {' | '.join(tail)}"
+        message = with_tail(str(found["message"]), [str(line) for line in found.get("log_tail", ())])
         return Failure(str(found["reason"]), message, bool(found["retryable"]))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def with_tail(message: str, lines: Iterable[str]) -> str:
+    """A failure's message with the last lines of the log, but for those that repeat it."""
+    others = [line for line in lines if message[:REPEATED] not in line]
+    tail = " | ".join(others[-LAST_LINES:])[-LONGEST_TAIL:]
+    return f"{message} Last lines: {tail}" if tail else message
 
 
 def read_exit(ended: Exit, *, fallback: str, what: str) -> Failure:
@@ -115,9 +120,14 @@ def read_deadline(job: JobFacts, *, fallback: str, what: str, now: float) -> Fai
 
 
 def was_killed(job: JobFacts) -> bool:
-    """Whether a container of the Job was killed for memory, and had no time to say anything."""
+    """Whether a container of the Job, or a tool that it ran, was killed for memory."""
     ended = None if job.pod is None else job.pod.exit
     return ended is not None and is_kill(ended) and job.pod is not None and not job.pod.evicted
+
+
+def answers(pod: PodFacts) -> bool:
+    """Whether a build's pod has somebody to ask: the builder, or the conversion before it."""
+    return pod.phase == "Running" or pod.step == STEP_CONVERT
 
 
 def is_kill(ended: Exit) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hotstart.engines.accelerators import GIB
 from hotstart.engines.key import diff_inputs, key_inputs
 from hotstart.operator.api import Engine
 from hotstart.operator.api.status import CheckpointStatus
@@ -79,6 +80,9 @@ def describe_build(view: PlanView, wanted: WantedEngine, digest: str) -> str:
         parts.append(f"new weights into the plan of {base.metadata.name[:12]}, if they are of the same network")
     if seconds is not None:
         parts.append(about(seconds))
+    if wanted.size is not None:
+        memory, scratch = (f"{size / GIB:.0f} GiB" for size in (wanted.size.memory, wanted.size.scratch))
+        parts.append(f"its pod asks for {memory} of memory and {scratch} of disk")
     if view.need is not None and view.fleet is not None:
         parts.append(describe_need(view.need, view.fleet))
         drivers = describe_drivers(view.need, view.fleet)

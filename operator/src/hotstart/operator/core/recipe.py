@@ -18,11 +18,13 @@ from hotstart.engines.accelerators import (
     make_platform,
 )
 from hotstart.engines.accelerators import known_products as known_gpus
+from hotstart.engines.architectures import MPT_CONVERTER, WEIGHT_ONLY
 from hotstart.engines.build_estimate import HOST_BASE, HOST_TIMES_WEIGHTS, make_build_estimate
 from hotstart.engines.errors import Terminal
 from hotstart.engines.key import engine_name, key_inputs, make_key
 from hotstart.engines.memory_plan import MemoryPlan, NetworkSizes, make_memory_plan
 from hotstart.engines.recipe import EngineLimits, EngineRecipe, Platform, Toolchain, make_toolchain
+from hotstart.engines.splitting import find_split_refusal, find_weight_only_refusal
 from hotstart.exchange.messages import PromptFormat, ServingOptions, StopMode
 from hotstart.operator.api import CompletionModelSpec, Reason
 from hotstart.operator.api.model_spec import Accelerator, Quantization, Runtime
@@ -67,7 +69,11 @@ def decide_wanted_engine(spec: CompletionModelSpec, checkpoint: CheckpointStatus
         return gpu
     recipe = make_recipe(spec, toolchain, gpu)
     memory = None if gpu is None else plan_memory(checkpoint, recipe, gpu)
-    refusal = find_sequence_refusal(spec, checkpoint.network) or find_memory_refusal(memory)
+    refusal = (
+        find_sequence_refusal(spec, checkpoint.network)
+        or find_splitting_refusal(checkpoint.network, recipe)
+        or find_memory_refusal(memory)
+    )
     size = None if gpu is None else plan_build(checkpoint, recipe)
     return WantedEngine(make_key(key_inputs(checkpoint.digest, recipe)), recipe, memory, refusal, size)
 
@@ -167,6 +173,17 @@ def find_memory_refusal(memory: MemoryPlan | None) -> Failure | None:
     if memory is None or memory.fits:
         return None
     return Failure(Reason.DOES_NOT_FIT, sentence_of(memory.sentence), False)
+
+
+def find_splitting_refusal(network: NetworkStatus | None, recipe: EngineRecipe) -> Failure | None:
+    """Heads that cannot be shared out evenly among the ranks, and layers of our converter that cannot be quantized."""
+    if network is None or network.heads == 0 or recipe.toolchain.runtime != Runtime.TENSORRT_LLM:
+        return None
+    ranks = recipe.tensor_parallel
+    refusal = find_split_refusal(network.heads, network.kv_heads, ranks)
+    if not refusal and recipe.toolchain.converter == MPT_CONVERTER and recipe.quantization in WEIGHT_ONLY:
+        refusal = find_weight_only_refusal(network.hidden, network.kv_heads, network.head_dim, ranks)
+    return Failure(Reason.UNSUPPORTED_RECIPE, refusal, False) if refusal else None
 
 
 def find_sequence_refusal(spec: CompletionModelSpec, network: NetworkStatus | None) -> Failure | None:

@@ -17,7 +17,7 @@ from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
 from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import PodFacts, make_pod_facts
-from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.jobs import Failure, answers
 from hotstart.operator.core.refit import PLAN_PREFIX, find_base
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
@@ -50,7 +50,7 @@ class BuildServer:
         facts = make_pod_facts(pod)
         name = pod["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
         raw = self.observed.get("Engine", facts.namespace, name)
-        if not facts.ip or facts.phase != "Running":
+        if not facts.ip or not answers(facts):
             return
         if facts.deleting:  # nobody wants what it builds, and its GPU is somebody else's
             await self.agents.ask_builder(make_address(facts), facts.uid, BuildRequest(cancel=True))

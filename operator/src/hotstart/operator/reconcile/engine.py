@@ -20,7 +20,7 @@ from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.gpu_jobs import BuildSize
 from hotstart.operator.core.job_manifests import make_build_job
-from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.jobs import Failure, answers
 from hotstart.operator.core.quarantine import Quarantine, parse_quarantine
 from hotstart.operator.core.recipe import find_wanted_engine, make_serving_options
 from hotstart.operator.core.revision import Images
@@ -113,14 +113,14 @@ class EngineReconciler:
     async def _gather(self, engine: Engine, wanting: Wanting | None) -> EngineView:
         namespace, name = engine.metadata.namespace, engine.metadata.name
         jobs = gather_build_jobs(self.observed, namespace, name)
-        pods = [job.pod for job in jobs if job.pod is not None and job.pod.phase == "Running" and not job.deleting]
+        asked = {job.pod.uid for job in jobs if job.pod is not None and answers(job.pod) and not job.deleting}
         heard = self.memory.builds.get((namespace, name))
-        if heard is not None and heard.report.pod_uid not in {pod.uid for pod in pods}:
+        if heard is not None and heard.report.pod_uid not in asked:
             heard = None  # of an attempt before
-        running, report = bool(pods), None if heard is None else heard.report
+        report = None if heard is None else heard.report
         uploaded = (namespace, name) in self.memory.published
         stored, failure, quarantine = None, None, None
-        if uploaded or not running or report is None or report.phase is BuildPhase.UPLOADED:
+        if uploaded or report is None or report.phase is BuildPhase.UPLOADED:
             stored, failure = await self._look_up(engine)
             if stored is None and failure is None:
                 quarantine, failure = await self._look_up_quarantine(engine)

@@ -26,7 +26,9 @@ from hotstart.engines.toolchains import QUANTIZE
 BUILD = "trtllm-build"
 CONFIG = "config.json"
 DTYPES = ("float16", "bfloat16")
-QUANTIZATIONS = ("none", "int8_weight_only", "int4_weight_only", "fp8")
+#: quantization of a recipe -> quant_algo of a checkpoint
+QUANT_ALGORITHMS = {"none": None, "int8_weight_only": "W8A16", "int4_weight_only": "W4A16", "fp8": "FP8"}
+LOGITS_DTYPE = "float32"
 CALIBRATION_SEQUENCES = 256  # of the calibration for fp8; short texts, each at most so many tokens:
 CALIBRATION_TOKENS = 512
 CALIBRATION_SEED = 1234
@@ -55,8 +57,8 @@ def check_recipe(recipe: EngineRecipe) -> None:
     """Raises Terminal (UnsupportedRecipe) for what this runtime does not build."""
     if recipe.dtype not in DTYPES:
         raise _unsupported("dtype", recipe.dtype, DTYPES)
-    if recipe.quantization not in QUANTIZATIONS:
-        raise _unsupported("quantization", recipe.quantization, QUANTIZATIONS)
+    if recipe.quantization not in QUANT_ALGORITHMS:
+        raise _unsupported("quantization", recipe.quantization, tuple(QUANT_ALGORITHMS))
 
 
 def make_build_command(recipe: EngineRecipe, places: BuildPlaces) -> Command:
@@ -74,7 +76,7 @@ def make_build_command(recipe: EngineRecipe, places: BuildPlaces) -> Command:
     argv += ["--nccl_plugin", recipe.dtype if recipe.tensor_parallel > 1 else "disable"]
     argv += ["--remove_input_padding", "enable", "--context_fmha", "enable", "--use_paged_context_fmha", "enable"]
     argv += ["--use_fp8_context_fmha", "enable" if fp8 else "disable"]
-    argv += ["--multiple_profiles", "disable", "--reduce_fusion", "disable", "--logits_dtype", "float32"]
+    argv += ["--multiple_profiles", "disable", "--reduce_fusion", "disable", "--logits_dtype", LOGITS_DTYPE]
     argv += ["--workers", str(recipe.tensor_parallel)]
     if places.timing_cache_in:
         argv += ["--input_timing_cache", places.timing_cache_in]

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from hotstart.engines.architectures import WEIGHT_ONLY
 from hotstart.engines.checkpoints.mpt_config import MptFacts
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineRecipe
+from hotstart.engines.runtimes.tensorrt_llm.build_command import DTYPES, LOGITS_DTYPE, QUANT_ALGORITHMS
+from hotstart.engines.splitting import find_split_refusal, find_weight_only_refusal
 
-DTYPES = ("float16", "bfloat16")
-#: quantization of a recipe -> quant_algo
-QUANTIZATIONS: dict[str, str | None] = {"none": None, "int8_weight_only": "W8A16", "int4_weight_only": "W4A16"}
+#: Of the quantizations of a recipe; fp8 is calibrated, which upstream does and not for this network.
+QUANTIZATIONS = ("none", *WEIGHT_ONLY)
 EXPANSION = 4
 NORM_EPSILON = 1e-5
-#: TensorRT-LLM pads weight-only layers to multiples of this on each rank, in both directions; we do not pad.
-WEIGHT_ONLY_MULTIPLE = 64
 
 
 def make_checkpoint_config(facts: MptFacts, recipe: EngineRecipe) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def make_checkpoint_config(facts: MptFacts, recipe: EngineRecipe) -> dict[str, A
     return {
         "architecture": "MPTForCausalLM",
         "dtype": recipe.dtype,
-        "logits_dtype": "float32",
+        "logits_dtype": LOGITS_DTYPE,
         "vocab_size": facts.vocab,
         "hidden_size": facts.hidden,
         "intermediate_size": facts.intermediate,
@@ -38,7 +38,7 @@ def make_checkpoint_config(facts: MptFacts, recipe: EngineRecipe) -> dict[str, A
         "hidden_act": "gelu",
         "use_parallel_embedding": False,
         "embedding_sharding_dim": 0,
-        "quantization": {"quant_algo": QUANTIZATIONS[recipe.quantization], "kv_cache_quant_algo": None},
+        "quantization": {"quant_algo": QUANT_ALGORITHMS[recipe.quantization], "kv_cache_quant_algo": None},
         "mapping": {"world_size": ranks, "tp_size": ranks, "pp_size": 1},
         "bias": facts.bias,
         "clip_qkv": facts.clip_qkv,
@@ -46,12 +46,8 @@ def make_checkpoint_config(facts: MptFacts, recipe: EngineRecipe) -> dict[str, A
     }
 
 
-def check_mpt_recipe(facts: MptFacts, recipe: EngineRecipe) -> None:
-    """Whether this network can be converted as the recipe asks.
-
-    Raises:
-        Terminal: UnsupportedArchitecture or UnsupportedRecipe, naming the field and what is possible.
-    """
+def check_mpt_network(facts: MptFacts) -> None:
+    """Raises Terminal (UnsupportedArchitecture) for what TensorRT-LLM's MPT cannot be, whatever the recipe."""
     if facts.intermediate != EXPANSION * facts.hidden:
         raise Terminal(
             Reason.UNSUPPORTED_ARCHITECTURE,
@@ -62,36 +58,24 @@ def check_mpt_recipe(facts: MptFacts, recipe: EngineRecipe) -> None:
             Reason.UNSUPPORTED_ARCHITECTURE,
             f"The norms' epsilon is {facts.norm_epsilon:g}, TensorRT-LLM's MPT has {NORM_EPSILON:g}.",
         )
+
+
+def check_mpt_recipe(facts: MptFacts, recipe: EngineRecipe) -> None:
+    """Whether this network can be converted as the recipe asks.
+
+    Raises:
+        Terminal: UnsupportedArchitecture or UnsupportedRecipe, naming the field and what is possible.
+    """
+    check_mpt_network(facts)
     if recipe.dtype not in DTYPES:
         raise _unsupported("dtype", recipe.dtype, ", ".join(DTYPES))
     if recipe.quantization not in QUANTIZATIONS:
         raise _unsupported("quantization", recipe.quantization, ", ".join(QUANTIZATIONS))
-    _check_ranks(facts, recipe.tensor_parallel)
-    if QUANTIZATIONS[recipe.quantization] is not None:
-        _check_weight_only(facts, recipe)
-
-
-def _check_ranks(facts: MptFacts, ranks: int) -> None:
-    few, many = sorted((facts.kv_heads, ranks)) if ranks > 0 else (1, 1)
-    if ranks < 1 or facts.heads % ranks or many % few:
-        raise _unsupported(
-            "tensorParallel",
-            str(ranks),
-            f"divisors of the {facts.heads} attention heads that divide the {facts.kv_heads} key-value heads or are "
-            "multiples of them",
-        )
-
-
-def _check_weight_only(facts: MptFacts, recipe: EngineRecipe) -> None:
-    multiple = WEIGHT_ONLY_MULTIPLE * recipe.tensor_parallel
-    kv_rows = 2 * max(facts.kv_heads, recipe.tensor_parallel) * facts.head_dim
-    if facts.hidden % multiple or (facts.hidden + kv_rows) % multiple:
-        raise _unsupported(
-            "quantization",
-            recipe.quantization,
-            f"none: weight-only layers need sizes that are multiples of {WEIGHT_ONLY_MULTIPLE} on each rank, here are "
-            f"{facts.hidden} and {facts.hidden + kv_rows} on {recipe.tensor_parallel}",
-        )
+    refusal = find_split_refusal(facts.heads, facts.kv_heads, recipe.tensor_parallel)
+    if not refusal and recipe.quantization in WEIGHT_ONLY:
+        refusal = find_weight_only_refusal(facts.hidden, facts.kv_heads, facts.head_dim, recipe.tensor_parallel)
+    if refusal:
+        raise Terminal(Reason.UNSUPPORTED_RECIPE, refusal)
 
 
 def _unsupported(field: str, value: str, known: str) -> Terminal:

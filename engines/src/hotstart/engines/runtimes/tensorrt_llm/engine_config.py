@@ -2,7 +2,7 @@
 
 The tool changes some options by itself, with no more than a warning in its log: an engine that was built otherwise than
 asked for must not be served under a key that says otherwise. What it must hold: ``version``, ``pretrained_config``
-(``mapping.tp_size``, ``dtype``) and ``build_config`` (limits, ``plugin_config``).
+(``mapping.tp_size``, types, ``quantization.quant_algo``) and ``build_config`` (limits, ``plugin_config``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from hotstart.engines.memory_plan import TOKENS_PER_BLOCK, max_num_tokens
 from hotstart.engines.recipe import EngineRecipe
+from hotstart.engines.runtimes.tensorrt_llm.build_command import LOGITS_DTYPE, QUANT_ALGORITHMS
 
 ABSENT = "absent"
 
@@ -21,7 +22,7 @@ def find_differences(config: Any, recipe: EngineRecipe) -> tuple[str, ...]:
     found = []
     for path, wanted in _wanted(recipe).items():
         value = _look_up(config, path)
-        if _plain(value) != _plain(wanted):
+        if _plain(value) != _plain(wanted) and not (value is ABSENT and wanted is None):
             found.append(f"{path}: {value}, not {wanted}")
     return tuple(found)
 
@@ -31,6 +32,8 @@ def _wanted(recipe: EngineRecipe) -> Mapping[str, Any]:
     return {
         "version": recipe.toolchain.runtime_version,
         "pretrained_config.dtype": recipe.dtype,
+        "pretrained_config.logits_dtype": LOGITS_DTYPE,
+        "pretrained_config.quantization.quant_algo": QUANT_ALGORITHMS.get(recipe.quantization),
         "pretrained_config.mapping.tp_size": recipe.tensor_parallel,
         "build_config.max_batch_size": limits.batch_size,
         "build_config.max_seq_len": limits.sequence_tokens,
@@ -39,7 +42,9 @@ def _wanted(recipe: EngineRecipe) -> Mapping[str, Any]:
         "build_config.kv_cache_type": "PAGED",
         "build_config.plugin_config.tokens_per_block": TOKENS_PER_BLOCK,
         "build_config.plugin_config.remove_input_padding": True,
+        "build_config.plugin_config.context_fmha": True,
         "build_config.plugin_config.use_paged_context_fmha": True,
+        "build_config.plugin_config.gemm_plugin": None if recipe.quantization == "fp8" else recipe.dtype,
     }
 
 

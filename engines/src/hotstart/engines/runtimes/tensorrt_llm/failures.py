@@ -1,18 +1,19 @@
 """Why a tool of TensorRT-LLM failed: its exit code and last lines -> one of our reasons, with what to do. Pure.
 
-An ordered table of what is known to be said, the more specific first: TensorRT warns of memory while it goes on with
-other kernels, so only what the last lines hold of a tool that has *ended* counts. Sources: the strings that TensorRT,
-TensorRT-LLM and CUDA print, as collected from their source and from public reports.
+An ordered table of what is known to be said, the more specific first: TensorRT warns of the GPU's memory while it goes
+on with other kernels, so only what the last lines hold of a tool that has *ended* counts, and nothing of that kind
+where it was killed. Sources: the strings that TensorRT, TensorRT-LLM and CUDA print, as collected from their source and
+from public reports.
 """
 
 from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hotstart.engines.errors import EngineError, Reason, Retryable, Terminal
+from hotstart.engines.errors import DriverMissing, EngineError, HostMemoryFull, Reason, Retryable, Terminal
 
 LAST_LINES = 60  # of the tool's output that are searched
 LONGEST_QUOTE = 300  # characters
@@ -22,18 +23,40 @@ TERMINATED = (143, -signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Known:
-    """One known failure: ``pattern`` is searched in a line; ``remedy`` completes the sentence after the quoted line."""
+    """One known failure: ``pattern`` is searched in a line; ``remedy`` completes the sentence after the quoted line.
+
+    ``error`` is its own class of error, where it has one. ``warning``: a tool may say so and go on, and if it is killed
+    later, that is not why.
+    """
 
     pattern: re.Pattern[str]
     reason: Reason
     remedy: str
     retryable: bool = False
+    error: Callable[[str], EngineError] | None = None
+    warning: bool = False
+
+    def make_error(self, message: str) -> EngineError:
+        """The error with this message."""
+        if self.error is not None:
+            return self.error(message)
+        return (Retryable if self.retryable else Terminal)(self.reason, message)
 
 
-def _known(pattern: str, reason: Reason, remedy: str, *, retryable: bool = False) -> Known:
-    return Known(re.compile(pattern), reason, remedy, retryable)
+def _known(pattern: str, reason: Reason, remedy: str, *, retryable: bool = False, warning: bool = False) -> Known:
+    return Known(re.compile(pattern), reason, remedy, retryable, None, warning)
 
 
+def _host_memory(pattern: str, what: str) -> Known:
+    remedy = f"{what}: {MORE_MEMORY}"
+    return Known(re.compile(pattern), Reason.OUT_OF_MEMORY, remedy, retryable=True, error=HostMemoryFull)
+
+
+def _no_driver(pattern: str, remedy: str) -> Known:
+    return Known(re.compile(pattern), Reason.ACCELERATOR_MISMATCH, remedy, retryable=True, error=DriverMissing)
+
+
+MORE_MEMORY = "give the builder more memory, or build on a node that has more"
 NEEDS_LESS = (
     "set engine.quantization, lower engine.limits (batchSize, inputTokens), raise engine.tensorParallel, or choose an "
     "accelerator with more memory"
@@ -63,12 +86,10 @@ KNOWN: tuple[Known, ...] = (
         "give the nodes more ephemeral storage",
         retryable=True,
     ),
-    _known(
+    _no_driver(
         r"No CUDA GPUs are available|no CUDA-capable device|CUDA driver version is insufficient"
-        r"|Found no NVIDIA driver|libcuda\.so\.1: cannot open shared object",
-        Reason.ACCELERATOR_MISMATCH,
+        r"|Found no NVIDIA driver|libcuda\.so|libnvidia-ml\.so|NVML Shared Library Not Found|NVMLError",
         "the container sees no usable GPU: check the node's driver (590 or later for CUDA 13.1) and device plugin",
-        retryable=True,
     ),
     _known(
         r"no kernel image is available for execution|Unsupported SM|unsupported gpu architecture",
@@ -82,12 +103,15 @@ KNOWN: tuple[Known, ...] = (
         Reason.OUT_OF_MEMORY,
         f"the GPU's memory is full: see that nothing else runs on it, {NEEDS_LESS}",
         retryable=True,
+        warning=True,
     ),
-    _known(
+    _host_memory(
         r"^\s*MemoryError|Cannot allocate memory|std::bad_alloc|DefaultCPUAllocator: can't allocate",
-        Reason.OUT_OF_MEMORY,
-        "the container's memory is full: give the builder more memory, or build on a node that has more",
-        retryable=True,
+        "the container's memory is full",
+    ),
+    _host_memory(
+        r"BrokenProcessPool|process pool was terminated abruptly|process pool is not usable anymore",
+        "the process of a rank was killed, most likely for want of memory in the container",
     ),
     _known(
         r"Unable to initialize shared memory key|Bus error",
@@ -113,6 +137,11 @@ KNOWN: tuple[Known, ...] = (
 )
 
 
+def lacks_driver(line: str) -> bool:
+    """Whether a line says that something wants the driver of a GPU, and there is none."""
+    return any(known.error is DriverMissing and known.pattern.search(line) for known in KNOWN)
+
+
 def make_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError:
     """The error for a tool that ended with ``code`` (negative: a signal) after ``lines``, the last one last."""
     return find_failure(tool, code, lines) or _unknown(tool, code, lines)
@@ -120,17 +149,13 @@ def make_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError:
 
 def find_failure(tool: str, code: int, lines: Sequence[str]) -> EngineError | None:
     """As ``make_failure``, but None where neither code nor lines are known."""
-    last = lines[-LAST_LINES:]
+    last, killed = lines[-LAST_LINES:], code in KILLED
     for known in KNOWN:
-        if found := next((line for line in reversed(last) if known.pattern.search(line)), None):
-            kind = Retryable if known.retryable else Terminal
-            return kind(known.reason, f"{tool} says {_quote(found)}: {known.remedy}.")
-    if code in KILLED:
-        return Retryable(
-            Reason.OUT_OF_MEMORY,
-            f"{tool} was killed (exit 137): the container ran out of memory. Give the builder more memory, or build on "
-            "a node that has more.",
-        )
+        found = next((line for line in reversed(last) if known.pattern.search(line)), None)
+        if found is not None and not (killed and known.warning):
+            return known.make_error(f"{tool} says {_quote(found)}: {known.remedy}.")
+    if killed:
+        return HostMemoryFull(f"{tool} was killed (exit 137): the container ran out of memory; {MORE_MEMORY}.")
     if code in TERMINATED:
         return Retryable(Reason.BUILD_FAILED, f"{tool} was ended from outside (exit 143): the build is tried again.")
     return None

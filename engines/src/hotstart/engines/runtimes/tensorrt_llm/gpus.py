@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 
+from hotstart.engines.accelerators import CONTAINER_DRIVER, least_driver
 from hotstart.engines.errors import Reason, Retryable, Terminal
 from hotstart.engines.recipe import EngineRecipe
 
@@ -15,8 +16,6 @@ QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version
 #: GPUs and, below each, its partitions: ``  MIG 1g.10gb     Device  0: (UUID: MIG-...)``.
 LIST = ("nvidia-smi", "-L")
 SECONDS = 60.0  # the driver may have to wake the GPU first
-#: Data centre GPUs run CUDA 13 from this driver on (forward compatibility of the container); 590 is CUDA 13.1's own.
-LEAST_DRIVER = 535
 _PARTITION = re.compile(r"^\s+MIG (\S+)\s+Device", re.MULTILINE)
 
 
@@ -69,9 +68,12 @@ def find_mismatch(gpus: tuple[VisibleGpu, ...], partitions: tuple[str, ...], rec
     if others or fitting < ranks:
         what = f"{ranks} {wanted.gpu_product} {profile}".rstrip()
         return f"The engine is for {what} ({wanted.gpu_sm}), the container sees {there}."
-    driver = gpus[0].driver
-    if driver.partition(".")[0].isdigit() and int(driver.partition(".")[0]) < LEAST_DRIVER:
-        return f"The node's driver {driver} is too old for CUDA 13: install {LEAST_DRIVER} or later, 590 at best."
+    driver, least = gpus[0].driver, least_driver(wanted.gpu_product)
+    if driver.partition(".")[0].isdigit() and int(driver.partition(".")[0]) < least:
+        return (
+            f"The node's driver {driver} is too old for CUDA 13 on {wanted.gpu_product}: install {least} or later, "
+            f"{CONTAINER_DRIVER} at best."
+        )
     return ""
 
 

@@ -22,15 +22,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from hotstart.engines.checkpoints.checkpoint import Checkpoint, check_shapes, mpt_facts, read_stored
+from hotstart.engines.checkpoints.finite import all_finite, make_not_finite
 from hotstart.engines.checkpoints.mpt_config import MptFacts
-from hotstart.engines.errors import Reason, Retryable, Terminal
+from hotstart.engines.checkpoints.source import check_room, make_disk_full
+from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineRecipe
 from hotstart.engines.runtimes.runtime import Progress
 from hotstart.engines.runtimes.tensorrt_llm.checkpoint_config import check_mpt_recipe, make_checkpoint_config
 from hotstart.engines.runtimes.tensorrt_llm.layout import Piece, Target, make_layout
 from hotstart.engines.runtimes.tensorrt_llm.quantize import Quantize, load_quantize, quantized_entries, scale_name
 from hotstart.engines.runtimes.tensorrt_llm.safetensors_writer import Entry, SafetensorsWriter
-from hotstart.engines.runtimes.tensorrt_llm.sixteen_bits import STORED, Bits, all_finite, to_bits, to_float32
+from hotstart.engines.runtimes.tensorrt_llm.sixteen_bits import STORED, Bits, to_bits, to_float32
 
 BLOCK = 1 << 20  # values that one thread converts at a time
 THREADS = 2
@@ -63,7 +65,8 @@ def convert_mpt(
     needed = sum(entry.size for entries in writers for entry in entries)
     partial_folder = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
-    _check_room(folder.parent, needed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_room(folder.parent, needed)
     partial_folder.mkdir(parents=True)
     try:
         with ExitStack() as stack:
@@ -77,7 +80,7 @@ def convert_mpt(
         _sync_folder(folder.parent)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _disk_full(folder.parent, needed) from error
+            raise make_disk_full(folder.parent, needed) from error
         raise
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
@@ -214,11 +217,7 @@ def _run_all(pool: ThreadPoolExecutor, jobs: Iterator[Callable[[], None]]) -> No
 
 def _not_finite(name: str, values: npt.NDArray[Any], dtype: str) -> Terminal:
     if not np.isfinite(values).all():
-        return Terminal(
-            Reason.CHECKPOINT_CORRUPT,
-            f"The tensor {name} holds NaN or Inf: the training run diverged or the file is damaged; "
-            "use another state of the checkpoint.",
-        )
+        return make_not_finite(name)
     largest = float(np.abs(values).max())
     return Terminal(
         Reason.UNSUPPORTED_RECIPE,
@@ -246,17 +245,3 @@ def _sync_folder(folder: Path) -> None:
 def _check_empty(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise Terminal(Reason.INVALID_SPEC, f"The folder {folder} holds files already: empty it, or name another.")
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder).free < needed:
-        raise _disk_full(folder, needed)
-
-
-def _disk_full(folder: Path, needed: int) -> Retryable:
-    return Retryable(
-        Reason.DISK_FULL,
-        f"The TensorRT-LLM checkpoint needs {needed} bytes in {folder}, where {shutil.disk_usage(folder).free} are "
-        "free: give it a larger disk.",
-    )

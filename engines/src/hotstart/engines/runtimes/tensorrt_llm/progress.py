@@ -27,6 +27,7 @@ built at once may mix their lines, and a share never falls.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 #: Share of a rank's time that is over when the line appears.
@@ -47,6 +48,8 @@ MILESTONES: tuple[tuple[str, float], ...] = (
 )
 RANK_DONE = "Engine serialized. Total time"
 ALL_DONE = "Total time of building all engines"
+#: A bar of tqdm's, which is drawn anew in the same line for every step.
+BAR = re.compile(r"(\d{1,3})%\|.*\|")
 _HOST_PEAK = re.compile(r"Build phase peak memory: ([\d.]+) MB, children: ([\d.]+) MB")
 _GPU_PEAK = re.compile(r"memory allocators: CPU (\d+) MiB, GPU (\d+) MiB")
 MB = 1_000_000
@@ -92,6 +95,24 @@ def advance(progress: BuildProgress, line: str) -> BuildProgress:
             seen = (*progress.furthest[:number], progress.furthest[number] + 1, *progress.furthest[number + 1 :])
             return replace(progress, furthest=seen)
     return progress
+
+
+class BarProgress:
+    """How far a tool is that only draws bars, as tqdm does (`` 40%|####      | 4/10``): the furthest of them.
+
+    A bar that begins anew, for the next rank or the next step, does not take it back.
+    """
+
+    def __init__(self, on_share: Callable[[float], None]) -> None:
+        self._on_share = on_share
+        self._furthest = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Takes a line."""
+        found = BAR.search(line)
+        if found is not None and (share := min(int(found[1]), 100) / 100) > self._furthest:
+            self._furthest = share
+            self._on_share(share)
 
 
 def _note_peaks(progress: BuildProgress, line: str) -> BuildProgress:

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from hotstart.engines.checkpoints.checkpoint import Shape
-from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.errors import DriverMissing, EngineError, Reason, Terminal
+from hotstart.engines.runtimes.tensorrt_llm.driver import find_compat, load_compat
+from hotstart.engines.runtimes.tensorrt_llm.failures import lacks_driver
 from hotstart.engines.runtimes.tensorrt_llm.safetensors_writer import Entry
 from hotstart.engines.runtimes.tensorrt_llm.sixteen_bits import STORED, Bits
 
@@ -30,20 +32,38 @@ def load_quantize(quantization: str) -> Quantize | None:
     """The operation for a recipe's ``quantization``; None where weights stay as they are.
 
     Raises:
-        Terminal: UnsupportedRecipe, tensorrt_llm is not installed here.
+        DriverMissing: the package cannot be loaded without a GPU's driver.
+        Terminal: UnsupportedRecipe, tensorrt_llm is not installed here; ToolchainMismatch, it cannot be loaded.
     """
     if quantization not in BITS:
         return None
     try:
         torch = import_module("torch")
+        load_compat(find_compat())
         import_module("tensorrt_llm")  # registers torch.ops.trtllm
         return make_quantize(torch, quantization)
-    except (ImportError, AttributeError, OSError) as error:  # OSError: a library of CUDA cannot be loaded
-        raise Terminal(
+    except Exception as error:
+        raise _make_failure(quantization, error) from error
+
+
+def _make_failure(quantization: str, error: Exception) -> EngineError:
+    """Packages raise what they like while they are imported, by way of the libraries of CUDA."""
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        return Terminal(
             Reason.UNSUPPORTED_RECIPE,
             f"engine.quantization {quantization} is done by TensorRT-LLM itself, which only the TensorRT-LLM builder "
             f"image has ({error}): convert in that image, or set quantization: none.",
-        ) from error
+        )
+    if lacks_driver(said):
+        return DriverMissing(
+            f"engine.quantization {quantization} needs TensorRT-LLM, and that a GPU's driver ({said})."
+        )
+    return Terminal(
+        Reason.TOOLCHAIN_MISMATCH,
+        f"TensorRT-LLM, which does engine.quantization {quantization}, cannot be loaded ({said}): the builder image "
+        "must be that of the release.",
+    )
 
 
 def make_quantize(torch: Any, quantization: str) -> Quantize:

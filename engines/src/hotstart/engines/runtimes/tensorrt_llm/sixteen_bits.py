@@ -17,7 +17,6 @@ Bits = npt.NDArray[np.uint16]
 #: dtype of a recipe -> dtype of a safetensors header.
 STORED = {"float16": "F16", "bfloat16": "BF16"}
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}  # all ones: NaN or infinite
 
 
 def to_bits(values: npt.NDArray[Any], stored: str, wanted: str) -> Bits:
@@ -39,11 +38,6 @@ def to_float32(values: npt.NDArray[Any], stored: str) -> npt.NDArray[np.float32]
     if stored == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)
-
-
-def all_finite(bits: Bits, stored: str) -> bool:
-    """Whether no pattern is NaN or infinite. Shifting the sign out makes it one pass without a copy of masks."""
-    return not bits.size or int((bits << np.uint16(1)).max()) < 2 * _EXPONENT[stored]
 
 
 def _round(values: npt.NDArray[Any], wanted: str) -> Bits:

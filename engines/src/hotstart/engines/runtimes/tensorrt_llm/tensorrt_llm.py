@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hotstart.engines.accelerators import GIB
 from hotstart.engines.architectures import (
-    CONVERT_ENVIRONMENT,
+    MPT_CONVERTER,
     OURS,
     TENSORRT_LLM,
     ConvertOptions,
@@ -42,8 +42,10 @@ from hotstart.engines.runtimes.tensorrt_llm.build_command import (
     make_build_command,
     make_quantize_command,
 )
+from hotstart.engines.runtimes.tensorrt_llm.driver import find_compat, make_driver_environment
 from hotstart.engines.runtimes.tensorrt_llm.engine_config import find_differences
-from hotstart.engines.runtimes.tensorrt_llm.progress import BuildProgress, advance
+from hotstart.engines.runtimes.tensorrt_llm.model_folder import lay_out_model, link_files
+from hotstart.engines.runtimes.tensorrt_llm.progress import BarProgress, BuildProgress, advance
 from hotstart.engines.runtimes.tensorrt_llm.refit import (
     BASE,
     PLAN,
@@ -85,7 +87,7 @@ class TensorRTLLM:
     ) -> None:
         check_recipe(recipe)
         converter = recipe.toolchain.converter
-        if converter == "hotstart-mpt":
+        if converter == MPT_CONVERTER:
             from hotstart.engines.runtimes.tensorrt_llm.mpt_convert import convert_mpt
 
             convert_mpt(checkpoint, recipe, folder / CHECKPOINT, progress)
@@ -94,10 +96,11 @@ class TensorRTLLM:
         elif converter == AS_IT_IS:
             check_as_it_is(checkpoint, recipe)
             link_files(source, folder / CHECKPOINT, checkpoint_files(recipe.tensor_parallel))
-        elif converter == QUANTIZE:
-            link_files(source, folder / MODEL, [path.name for path in sorted(source.iterdir()) if path.is_file()])
         else:
-            run_converter(checkpoint, recipe, source, folder)
+            lay_out_model(source, folder / MODEL)
+            if converter != QUANTIZE:
+                run_converter(checkpoint, recipe, folder / MODEL, folder, progress)
+                shutil.rmtree(folder / MODEL)
         if converter != QUANTIZE:
             check_files(folder / CHECKPOINT, checkpoint_files(recipe.tensor_parallel), Path(converter).name)
         (folder / BESIDE).mkdir()
@@ -109,7 +112,7 @@ class TensorRTLLM:
         checkpoint, before = converted / CHECKPOINT, 0.0
         if recipe.toolchain.converter == QUANTIZE:
             before, checkpoint = QUANTIZE_SHARE, work / CHECKPOINT
-            quantize(converted / MODEL, recipe, checkpoint, work)
+            quantize(converted / MODEL, recipe, checkpoint, work, lambda share: progress(before * share))
             progress(before)
         had = (work / TIMING_CACHE).is_file()
         places = BuildPlaces(
@@ -132,11 +135,12 @@ class TensorRTLLM:
         return TensorRTLLMScorer(folder)
 
 
-def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, source: Path, folder: Path) -> None:
-    """TensorRT-LLM's own converter for this network.
+def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, model: Path, folder: Path, progress: Progress) -> None:
+    """TensorRT-LLM's own converter for this network, from the Hugging Face folder ``model``.
 
     Raises:
         EngineError: the recipe's converter is for another network, or the script fails.
+        DriverMissing: it cannot even be loaded in a container without a GPU.
     """
     architecture = require_architecture(checkpoint.facts.architecture)
     wanted = architecture.converters.get(TENSORRT_LLM, "none")
@@ -147,21 +151,20 @@ def run_converter(checkpoint: Checkpoint, recipe: EngineRecipe, source: Path, fo
             "set checkpoint.revision to have the checkpoint inspected again.",
         )
     options = ConvertOptions(
-        model_dir=str(source),
+        model_dir=str(model),
         output_dir=str(folder / CHECKPOINT),
         dtype=recipe.dtype,
         tensor_parallel=recipe.tensor_parallel,
         quantization=recipe.quantization,
-        workers=1,  # each more holds the whole network in memory once more
     )
     home = folder / "home"
     home.mkdir()
-    environment = {**TOOL_ENVIRONMENT, **CONVERT_ENVIRONMENT}
-    run_tool(Command(make_convert_argv(architecture, options), environment), home, lambda line: None)
+    environment = {**TOOL_ENVIRONMENT, **make_driver_environment(find_compat(), os.environ)}
+    run_tool(Command(make_convert_argv(architecture, options), environment), home, BarProgress(progress))
     shutil.rmtree(home)
 
 
-def quantize(model: Path, recipe: EngineRecipe, checkpoint: Path, work: Path) -> None:
+def quantize(model: Path, recipe: EngineRecipe, checkpoint: Path, work: Path, progress: Progress) -> None:
     """Calibrates the Hugging Face folder ``model`` to fp8, with the texts that engines are verified with.
 
     Raises:
@@ -173,7 +176,8 @@ def quantize(model: Path, recipe: EngineRecipe, checkpoint: Path, work: Path) ->
     texts.mkdir()
     lines = (json.dumps({"text": sample.text}) + "\n" for sample in load_samples())
     (texts / "train.jsonl").write_text("".join(lines))
-    run_tool(make_quantize_command(recipe, str(model), str(checkpoint), str(texts)), work, lambda line: None)
+    command = make_quantize_command(recipe, str(model), str(checkpoint), str(texts))
+    run_tool(command, work, BarProgress(progress))
     check_files(checkpoint, checkpoint_files(recipe.tensor_parallel), Path(QUANTIZE).name)
 
 
@@ -248,24 +252,3 @@ def check_config(path: Path, recipe: EngineRecipe) -> None:
             f"trtllm-build has built another engine than the recipe asks for ({'; '.join(differences)}): it is not "
             "served. The Job's log says what the tool has changed.",
         )
-
-
-def link_files(source: Path, folder: Path, names: Sequence[str]) -> None:
-    """Links in ``folder``, so that a large checkpoint is on the disk once; hard ones where it is the same disk.
-
-    Raises:
-        Terminal: CheckpointIncomplete, a file is missing.
-    """
-    folder.mkdir()
-    for name in names:
-        if not (source / name).is_file():
-            raise Terminal(
-                Reason.CHECKPOINT_INCOMPLETE,
-                f"The TensorRT-LLM checkpoint has no {name}: engine.tensorParallel must be that of its conversion.",
-            )
-        whole = (source / name).resolve()
-        try:
-            os.link(whole, folder / name)
-        except OSError as error:  # a claim's files are on another disk, or read-only
-            log.info("symbolic link in place of a hard one name=%s error=%s", name, error.strerror)
-            (folder / name).symlink_to(whole)

@@ -1,7 +1,8 @@
 """Runs one tool of the container: its lines are streamed, its last ones kept, and nothing of it outlives us.
 
 A tool starts workers of its own (one for each rank), so it gets a process group, which is killed as a whole: when the
-caller fails in the middle, and by ``kill_running`` when the build is cancelled or the pod ends.
+caller fails in the middle, by ``kill_running`` when the build is cancelled or the pod ends, and when the tool itself is
+gone and a worker still holds its output open.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,9 +20,11 @@ from pathlib import Path
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.runtimes.tensorrt_llm.build_command import Command
 from hotstart.engines.runtimes.tensorrt_llm.failures import LAST_LINES, make_failure
+from hotstart.engines.runtimes.tensorrt_llm.progress import BAR
 
 log = logging.getLogger(__name__)
 LONGEST_LINE = 4096  # characters; a longer one comes in pieces
+GRACE_SECONDS = 5.0  # in which workers may say their last once the tool has ended
 #: Of this process's own environment; credentials of the checkpoint's store are not for a tool.
 INHERITED = (
     *("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG", "LC_ALL"),
@@ -46,18 +50,30 @@ def run_tool(command: Command, folder: Path, on_line: Callable[[str], None]) -> 
     log.info("tool started argv=%s", " ".join(command.argv))
     process = _start(command, folder)
     RUNNING.add(process)
+    heard = threading.Event()
+    threading.Thread(target=_end_workers, args=(process, heard), name=f"watch-{name}", daemon=True).start()
     try:
         assert process.stdout is not None
         while line := process.stdout.readline(LONGEST_LINE):
             if text := line.rstrip():
-                tail.append(text)
-                log.info("tool said tool=%s line=%s", name, text)
+                if not BAR.search(text):  # hundreds of them would drive the words out of the tail
+                    tail.append(text)
+                    log.info("tool said tool=%s line=%s", name, text)
                 on_line(text)
         code = process.wait()
     finally:
+        heard.set()
         end(process)
     if code != 0:
         raise make_failure(name, code, tuple(tail))
+
+
+def _end_workers(process: subprocess.Popen[str], heard: threading.Event) -> None:
+    """Kills what a tool leaves behind when it ends; while a worker holds its output, reading does not end."""
+    process.wait()
+    if not heard.wait(GRACE_SECONDS):
+        log.warning("workers outlive their tool pid=%d seconds=%s", process.pid, GRACE_SECONDS)
+        kill_group(process)
 
 
 def kill_running() -> None:
