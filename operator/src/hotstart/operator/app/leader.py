@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -58,15 +58,8 @@ class Leader:
     _turns: int = 0
     _turned_at: float = field(default_factory=time.monotonic)
 
-    async def run(self, keep_lease: Callable[[], Awaitable[None]]) -> None:
-        """Leads until a signal, or until the lease is lost.
-
-        Raises:
-            LeaseLost, or whatever ended a part.
-        """
-        await run_until_first(keep_lease(), self._lead())
-
-    async def _lead(self) -> None:
+    async def run(self) -> None:
+        """Leads until it is cancelled. Raises whatever ended a part."""
         await self.cluster.apply(make_keys_config(self.settings.namespace, self.jwks))
         await self.resync()
         await self._first_turn()
