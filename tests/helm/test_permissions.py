@@ -29,7 +29,7 @@ ALLOWED = {
     ("own", "coordination.k8s.io", "leases", ()): ("create",),
     ("own", "coordination.k8s.io", "leases", ("hotstart-operator",)): ("get", "update"),
     ("own", "", "secrets", ()): ("create",),
-    ("own", "", "secrets", ("hotstart-exchange-signing",)): ("get",),
+    ("own", "", "secrets", ("hotstart-exchange-signing",)): ("get", "update"),
     ("own", "", "configmaps", ()): ("create",),
     ("own", "", "configmaps", ("hotstart-exchange-keys",)): ("patch",),
 }

@@ -42,7 +42,7 @@ REQUIRED: tuple[Permission, ...] = (
     Permission("coordination.k8s.io", "leases", ("create",), "own"),
     Permission("coordination.k8s.io", "leases", ("get", "update"), "own", (LEASE,)),
     Permission("", "secrets", ("create",), "own"),
-    Permission("", "secrets", ("get",), "own", (SIGNING_SECRET,)),
+    Permission("", "secrets", ("get", "update"), "own", (SIGNING_SECRET,)),
     Permission("", "configmaps", ("create",), "own"),
     Permission("", "configmaps", ("patch",), "own", (KEYS_CONFIGMAP,)),
 )

@@ -6,20 +6,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from hotstart.exchange.client import ExchangeClient
 from hotstart.exchange.names import COMPONENT_ROUTER, LABEL_COMPONENT
-from hotstart.exchange.signing import SigningKey, make_jwks
 from hotstart.operator.adapters import metrics
 from hotstart.operator.adapters.agents import ExchangeAgents
 from hotstart.operator.adapters.clock import SystemClock
 from hotstart.operator.adapters.events import KubeEvents
 from hotstart.operator.adapters.kube import KubeCluster
 from hotstart.operator.adapters.object_store import make_store
+from hotstart.operator.adapters.signing_keys import KeySecret
+from hotstart.operator.app.key_keeper import KeyKeeper
 from hotstart.operator.core.errors import HotstartError
-from hotstart.operator.core.service_manifests import make_keys_config
+from hotstart.operator.core.key_rotation import decide_keys
 from hotstart.operator.core.writes import Object
 from hotstart.operator.handlers.watches import run_watches
 from hotstart.operator.reconcile.builds import BuildServer
@@ -54,18 +55,19 @@ class Leader:
     exchange: Exchange
     scaler: Scaler
     collector: Collector | None
-    jwks: str
+    keys: KeyKeeper
     _turns: int = 0
     _turned_at: float = field(default_factory=time.monotonic)
 
     async def run(self) -> None:
         """Leads until it is cancelled. Raises whatever ended a part."""
-        await self.cluster.apply(make_keys_config(self.settings.namespace, self.jwks))
         await self.resync()
+        await self.keys.turn_quietly()
         await self._first_turn()
         await run_until_first(
             run_watches(self.on_event, self.settings.watch_namespaces),
             self.queue.run(),
+            self.keys.keep(),
             self._take_turns(),
             self._resync_for_ever(),
             self._sweep_for_ever(),
@@ -177,7 +179,7 @@ async def run_until_first(*works: Awaitable[None]) -> None:
 def make_leader(
     settings: Settings,
     cluster: KubeCluster,
-    keys: tuple[SigningKey, ...],
+    secret: KeySecret,
     session: aiohttp.ClientSession,
     *,
     epoch: int,
@@ -185,14 +187,16 @@ def make_leader(
     """Puts the parts together."""
     clock, observed, memory = SystemClock(), Observed(), Memory()
     store = make_store(settings.store)
-    agents = ExchangeAgents(ExchangeClient(session=session, key=keys[0], epoch=epoch))
+    period = settings.key_rotation
+    signing = decide_keys(secret.keys, None, clock.now(), period=period, forced=False).signing
+    client = ExchangeClient(session=session, key=signing, epoch=epoch)
+    agents = ExchangeAgents(client)
     events = KubeEvents(cluster, settings.pod_name)
-    jwks = make_jwks(keys)
-    models = ModelReconciler(cluster, events, clock, observed, memory, settings.images, jwks)
+    models = ModelReconciler(cluster, events, clock, observed, memory, settings.images, "")
     engines = EngineReconciler(cluster, store, events, clock, observed, memory, settings.images)
 
     async def work(key: Key) -> float | None:
-        reconciler = models if key.kind == "CompletionModel" else engines
+        reconciler = replace(models, jwks=keeper.jwks) if key.kind == "CompletionModel" else engines
         with metrics.RECONCILE_SECONDS.labels(key.kind).time():
             try:
                 check_in = await reconciler.reconcile(key)
@@ -203,6 +207,7 @@ def make_leader(
         return check_in
 
     queue = WorkQueue(work, on_error=lambda key: metrics.RECONCILES.labels(key.kind, "raised").inc())
+    keeper = KeyKeeper(cluster, settings.namespace, clock, period, client, observed, queue, secret.keys)
     builds = BuildServer(cluster, store, agents, observed, memory, queue)
     routing = Routing(agents, clock, observed, memory, queue)
     exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds, routing)
@@ -212,4 +217,4 @@ def make_leader(
         collector = Collector(
             cluster, store, clock, observed, memory, queue, settings.collection, on_report=metrics.note_store_bytes
         )
-    return Leader(settings, cluster, observed, queue, exchange, scaler, collector, jwks)
+    return Leader(settings, cluster, observed, queue, exchange, scaler, collector, keeper)

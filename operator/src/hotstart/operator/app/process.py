@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,10 +69,10 @@ async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.E
 
 async def lead(settings: Settings, cluster: KubeCluster, vitals: Vitals, *, epoch: int) -> None:
     """All that a leader does, until it is cancelled."""
-    keys = await ensure_signing_keys(cluster, settings.namespace)
+    secret = await ensure_signing_keys(cluster, settings.namespace, time.time())
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     async with aiohttp.ClientSession(connector=connector) as session:
-        leader = make_leader(settings, cluster, keys, session, epoch=epoch)
+        leader = make_leader(settings, cluster, secret, session, epoch=epoch)
         vitals.is_alive = leader.is_alive
         await leader.run()
 
