@@ -14,7 +14,7 @@ ALLOWED = {
     ("models", "hotstart.dev", "completionmodels", ()): READ,
     ("models", "hotstart.dev", "completionmodels/status", ()): ("patch",),
     ("models", "hotstart.dev", "completionmodels/scale", ()): ("update",),
-    ("models", "hotstart.dev", "engines", ()): ("create", "delete", *READ),
+    ("models", "hotstart.dev", "engines", ()): ("create", "delete", *READ, "patch"),
     ("models", "hotstart.dev", "engines/status", ()): ("patch",),
     ("models", "", "pods", ()): ("create", "delete", *READ, "patch"),
     ("models", "batch", "jobs", ()): ("create", "delete", *READ),

@@ -27,7 +27,7 @@ REQUIRED: tuple[Permission, ...] = (
     Permission(GROUP, "completionmodels", ("get", "list", "watch"), "models"),
     Permission(GROUP, "completionmodels/status", ("patch",), "models"),
     Permission(GROUP, "completionmodels/scale", ("update",), "models"),
-    Permission(GROUP, "engines", ("get", "list", "watch", "create", "delete"), "models"),
+    Permission(GROUP, "engines", ("get", "list", "watch", "create", "patch", "delete"), "models"),
     Permission(GROUP, "engines/status", ("patch",), "models"),
     Permission("", "pods", ("get", "list", "watch", "create", "patch", "delete"), "models"),
     Permission("batch", "jobs", ("get", "list", "watch", "create", "delete"), "models"),

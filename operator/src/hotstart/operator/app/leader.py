@@ -28,6 +28,7 @@ from hotstart.operator.reconcile.collect import Collector, sweep_quietly
 from hotstart.operator.reconcile.engine import EngineReconciler
 from hotstart.operator.reconcile.exchange import Exchange
 from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.mend import Mender
 from hotstart.operator.reconcile.model import ModelReconciler
 from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
 from hotstart.operator.reconcile.routing import Routing, make_router_pod
@@ -55,6 +56,7 @@ class Leader:
     exchange: Exchange
     scaler: Scaler
     collector: Collector | None
+    mender: Mender
     keys: KeyKeeper
     _turns: int = 0
     _turned_at: float = field(default_factory=time.monotonic)
@@ -71,6 +73,7 @@ class Leader:
             self._take_turns(),
             self._resync_for_ever(),
             self._sweep_for_ever(),
+            self._mend_for_ever(),
         )
 
     def is_alive(self) -> bool:
@@ -123,6 +126,12 @@ class Leader:
             await asyncio.sleep(SWEEP_SECONDS)
             if self.collector is not None:
                 await sweep_quietly(self.collector)
+
+    async def _mend_for_ever(self) -> None:
+        """Engines that are damaged in the store are built again."""
+        while True:
+            await asyncio.sleep(TURN_SECONDS)
+            await self.mender.turn()
 
     async def _take_turns(self) -> None:
         """A whole turn each second, quick ones between while pods are on their way; turns never overlap."""
@@ -196,7 +205,10 @@ def make_leader(
     engines = EngineReconciler(cluster, store, events, clock, observed, memory, settings.images)
 
     async def work(key: Key) -> float | None:
-        reconciler = replace(models, jwks=keeper.jwks) if key.kind == "CompletionModel" else engines
+        reconciler: ModelReconciler | EngineReconciler = engines
+        if key.kind == "CompletionModel":
+            mender.hear(key.namespace)
+            reconciler = replace(models, jwks=keeper.jwks)
         with metrics.RECONCILE_SECONDS.labels(key.kind).time():
             try:
                 check_in = await reconciler.reconcile(key)
@@ -217,4 +229,5 @@ def make_leader(
         collector = Collector(
             cluster, store, clock, observed, memory, queue, settings.collection, on_report=metrics.note_store_bytes
         )
-    return Leader(settings, cluster, observed, queue, exchange, scaler, collector, keeper)
+    mender = Mender(cluster, store, events, clock, observed, memory, queue, engines)
+    return Leader(settings, cluster, observed, queue, exchange, scaler, collector, mender, keeper)

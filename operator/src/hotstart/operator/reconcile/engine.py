@@ -91,6 +91,10 @@ class EngineReconciler:
             raise failure
         return plan.check_in
 
+    def look_again(self, engine: Engine) -> None:
+        """The store is to be asked at the next reconcile, however lately it was."""
+        self._checked.pop(engine.metadata.uid, None)
+
     async def _gather(self, engine: Engine, wanting: Wanting | None) -> EngineView:
         namespace, name = engine.metadata.namespace, engine.metadata.name
         jobs = gather_build_jobs(self.observed, namespace, name)
@@ -133,7 +137,9 @@ class EngineReconciler:
         except StoreFailed as error:
             return None, Failure(error.reason, f"The engine store does not serve: {error}", True)
         except BadManifest as error:
-            message = f"{error}. Delete {self.store.location}{prefix} to have the engine built again."
+            message = (
+                f"{error}. {self.store.location}{prefix} is deleted and the engine built again, once an hour at most."
+            )
             return None, Failure(Reason.ENGINE_CORRUPT, message, True)
 
     async def _look_up_quarantine(self, engine: Engine) -> tuple[Quarantine | None, Failure | None]:
