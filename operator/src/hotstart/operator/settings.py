@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hotstart.exchange.names import PORT_OPERATOR_METRICS
+from hotstart.operator.api.model_spec import Management
 from hotstart.operator.api.scalars import Duration
 from hotstart.operator.core.errors import BadSettings
 from hotstart.operator.core.revision import Images
@@ -32,7 +33,7 @@ class StoreSettings:
 @dataclass(frozen=True)
 class Settings:
     """One process. ``watch_namespaces`` empty means all; ``key_rotation`` is the age of a signing key, in seconds, at
-    which it is replaced."""
+    which it is replaced. ``paused``: nothing is written for any model but its status."""
 
     namespace: str
     pod_name: str
@@ -42,6 +43,7 @@ class Settings:
     store: StoreSettings
     collection: CollectionSettings | None
     key_rotation: float
+    paused: bool
     port: int
 
 
@@ -81,6 +83,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         ),
         collection=read_collection(env),
         key_rotation=read_key_rotation(env.get("HOTSTART_KEY_ROTATION", "720h")),
+        paused=read_management(env.get("HOTSTART_MANAGEMENT", Management.MANAGED)) is Management.PAUSED,
         port=read_port(env.get("HOTSTART_METRICS_PORT", str(PORT_OPERATOR_METRICS))),
     )
 
@@ -100,6 +103,13 @@ def read_collection(env: Mapping[str, str]) -> CollectionSettings | None:
         raise BadSettings(f"HOTSTART_COLLECTION_MODE is {mode!r}: it must be one of {', '.join(COLLECTION_MODES)}.")
     seconds = read_duration("HOTSTART_COLLECTION_TTL", ttl)
     return None if mode == "Off" else CollectionSettings(delete=mode == "Delete", ttl=seconds)
+
+
+def read_management(text: str) -> Management:
+    """Of the whole operator."""
+    if text not in tuple(Management):
+        raise BadSettings(f"HOTSTART_MANAGEMENT is {text!r}: it must be one of {', '.join(Management)}.")
+    return Management(text)
 
 
 def read_key_rotation(text: str) -> float:

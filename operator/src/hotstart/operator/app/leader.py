@@ -194,7 +194,7 @@ def make_leader(
     epoch: int,
 ) -> Leader:
     """Puts the parts together."""
-    clock, observed, memory = SystemClock(), Observed(), Memory()
+    clock, observed, memory = SystemClock(), Observed(settings.paused), Memory()
     store = make_store(settings.store)
     period = settings.key_rotation
     signing = decide_keys(secret.keys, None, clock.now(), period=period, forced=False).signing
@@ -225,7 +225,7 @@ def make_leader(
     exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds, routing)
     scaler = Scaler(cluster, events, clock, observed, memory, queue)
     collector = None
-    if settings.collection is not None:
+    if settings.collection is not None and not settings.paused:
         collector = Collector(
             cluster, store, clock, observed, memory, queue, settings.collection, on_report=metrics.note_store_bytes
         )
