@@ -281,7 +281,7 @@ EVENTS = st.lists(
 )
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=12, deadline=None)
 @given(EVENTS)
 def test_whatever_happens_no_agent_refuses_a_message(events) -> None:
     life = Life()

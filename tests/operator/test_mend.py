@@ -158,6 +158,7 @@ async def test_what_is_damaged_again_within_the_hour_is_left_and_said(stage: Sta
 
 async def test_a_paused_model_has_nothing_deleted(stage: Stage) -> None:
     stage.flip()
+    await stage.run_until(lambda: stage.mender._accusers)
     stage.world.apply(replicas=2, management="Paused")
     await stage.run(int(LOOK_SECONDS) + 10)
     assert not stage.is_whole()
