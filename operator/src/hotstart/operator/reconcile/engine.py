@@ -91,10 +91,6 @@ class EngineReconciler:
             raise failure
         return plan.check_in
 
-    def look_again(self, engine: Engine) -> None:
-        """The store is to be asked at the next reconcile, however lately it was."""
-        self._checked.pop(engine.metadata.uid, None)
-
     async def _gather(self, engine: Engine, wanting: Wanting | None) -> EngineView:
         namespace, name = engine.metadata.namespace, engine.metadata.name
         jobs = gather_build_jobs(self.observed, namespace, name)
@@ -168,6 +164,10 @@ class EngineReconciler:
             if changed is not None:
                 self.observed.put({**changed, "kind": "Engine"})
         await self.events.send(raw, notes, self.clock.now())
+
+    def look_again(self, engine: Engine) -> None:
+        """The store is to be asked at the next reconcile, however lately it was."""
+        self._checked.pop(engine.metadata.uid, None)
 
 
 def tells_nodes(engine: Engine) -> bool:
