@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -19,7 +20,7 @@ from hotstart.operator.app.key_keeper import LOOK_SECONDS, KeyKeeper
 from hotstart.operator.core.key_rotation import ANNOTATION_ROTATE, PUBLISH_SECONDS, RETIRE_SECONDS
 from hotstart.operator.reconcile.observed import Observed
 
-from tests.operator.doubles import Clock, FakeQueue
+from tests.operator.doubles import Clock
 from tests.operator.live import make_stage, until
 
 pytestmark = pytest.mark.integration
@@ -87,7 +88,8 @@ async def test_an_agent_takes_every_message_through_a_rotation(stage, operators_
     agent = Agent(stage.cluster, stage.models, tmp_path / "jwks.json", clock)
     async with agent.server, aiohttp.ClientSession() as session:
         client = ExchangeClient(session=session, key=first, epoch=1, clock=clock.now)
-        keeper = KeyKeeper(operators_cluster, system, clock, PERIOD, client, observed, FakeQueue(), secret.keys)
+        queue = SimpleNamespace(add=lambda key: None)
+        keeper = KeyKeeper(operators_cluster, system, clock, PERIOD, client, observed, queue, secret.keys)
 
         async def go_on(seconds: float) -> None:
             for _ in range(int(seconds / LOOK_SECONDS) + 1):

@@ -20,13 +20,13 @@ from hotstart.operator.core.key_rotation import (
     DatedKey,
     decide_keys,
 )
-from hotstart.operator.reconcile.observed import Observed
+from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.settings import read_key_rotation
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.operator.doubles import START, Clock, FakeCluster, FakeQueue
+from tests.operator.doubles import START, Clock, FakeCluster
 
 PERIOD = 720 * 3600.0
 KUBELET_SECONDS = 90.0
@@ -59,6 +59,14 @@ SETTLED, RETIRED = NOW - PUBLISH_SECONDS, NOW - PUBLISH_SECONDS - RETIRE_SECONDS
 def test_which_key_signs(keys, published, forced, signs, kept, next_due) -> None:
     plan = decide_keys(keys, published, NOW, period=PERIOD, forced=forced)
     assert (plan.signing, plan.kept, plan.next_due) == (signs, kept, next_due)
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+
+    def add(self, key: Key) -> None:
+        self.keys.append(key)
 
 
 class Cluster(FakeCluster):
@@ -105,7 +113,7 @@ class Life:
             )
         self.client = SimpleNamespace(sign_with=lambda key: setattr(self.client, "key", key))
         secret = asyncio.run(ensure_signing_keys(self.cluster, "system", self.clock.now()))
-        self.epoch, self.sequence, self.queue = self.epoch + 1, 0, FakeQueue()
+        self.epoch, self.sequence, self.queue = self.epoch + 1, 0, Queue()
         self.keeper = KeyKeeper(
             self.cluster, "system", self.clock, PERIOD, self.client, observed, self.queue, secret.keys
         )
