@@ -165,9 +165,9 @@ class EngineReconciler:
                 self.observed.put({**changed, "kind": "Engine"})
         await self.events.send(raw, notes, self.clock.now())
 
-    def look_again(self, engine: Engine) -> None:
-        """The store is to be asked at the next reconcile, however lately it was."""
-        self._checked.pop(engine.metadata.uid, None)
+    def look_again(self) -> None:
+        """The store is to be asked at each engine's next reconcile, however lately it was."""
+        self._checked.clear()
 
 
 def tells_nodes(engine: Engine) -> bool:

@@ -125,7 +125,7 @@ class Mender:
             return
         await self.store.delete_prefix(prefix)  # 3
         log.warning("damaged engine deleted key=%s damage=%s", engine.spec.key[:12], damage)
-        self.engines.look_again(engine)
+        self.engines.look_again()
         self._accusers.pop((meta.namespace, meta.name), None)
         self.queue.add(Key("Engine", meta.namespace, meta.name))
         note = {"metadata": {"annotations": {ANNOTATION_MENDED: str(int(now))}}}
