@@ -80,8 +80,17 @@ def test_a_cordoned_node_is_left_only_once_there_is_another(tenant, cordoned_lat
     tenant.wait_ready()
     (pod,) = tenant.pods()
     cordoned_later()
-    tenant.wait(lambda: len(tenant.pods()) == 2, "another pod is made, which waits for a node")
-    tenant.wait(lambda: "Unschedulable" in str(tenant.model()["status"]["conditions"]), "status says what it waits for")
+
+    def waits_for_a_node() -> bool:
+        others = [other for other in tenant.pods() if other["metadata"]["name"] != pod["metadata"]["name"]]
+        return any(is_unschedulable(other) for other in others)
+
+    tenant.wait(waits_for_a_node, "another pod is made, and waits for a node")
     assert pod["metadata"]["name"] in [each["metadata"]["name"] for each in tenant.pods()]
     assert ask(tenant).choices[0].text
     assert condition(tenant.model(), "EndpointReady")["status"] == "True"
+
+
+def is_unschedulable(pod) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(c["type"] == "PodScheduled" and c.get("reason") == "Unschedulable" for c in conditions)
