@@ -131,7 +131,10 @@ class Leader:
         """Engines that are damaged in the store are built again."""
         while True:
             await asyncio.sleep(TURN_SECONDS)
-            await self.mender.turn()
+            try:
+                await self.mender.turn()
+            except Exception:
+                log.exception("looking for damaged engines raised")
 
     async def _take_turns(self) -> None:
         """A whole turn each second, quick ones between while pods are on their way; turns never overlap."""
