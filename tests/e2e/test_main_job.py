@@ -138,8 +138,6 @@ def test_a_flipped_bit_in_the_store_is_found_before_serving(tenant) -> None:
     s3.put_object(Bucket=stage.STORE_BUCKET, Key=key, Body=bytes(body))
 
     tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
-    tenant.wait(
-        lambda: "EngineCorrupt" in str(tenant.model()["status"]["conditions"]), "a condition says EngineCorrupt"
-    )
-    assert tenant.model()["status"]["readyReplicas"] == 1
+    events = ("events", "-n", tenant.namespace, "--field-selector=reason=EngineCorrupt")
+    tenant.wait(lambda: tenant.kube.items(*events), "an event says EngineCorrupt")
     assert ask(tenant).choices[0].text

@@ -40,6 +40,8 @@ FULL: dict[str, Any] = {
     "operator": {
         "replicas": 3,
         "watchNamespaces": ["team-a", "team-b"],
+        "management": "Paused",
+        "keyRotation": "24h",
         "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": 2, "memory": "2Gi"}},
         "nodeSelector": {"pool": "system"},
         "tolerations": [{"key": "system", "operator": "Exists", "effect": "NoSchedule"}],

@@ -88,6 +88,7 @@ MAY = [
     ("watch", "nodes", ()),
     ("create", "secrets", ()),
     ("get", "secrets/hotstart-exchange-signing", ()),
+    ("update", "secrets/hotstart-exchange-signing", ()),
     ("update", "leases.coordination.k8s.io/hotstart-operator", ()),
 ]
 MAY_NOT = [
@@ -96,6 +97,7 @@ MAY_NOT = [
     ("create", "secrets", ELSEWHERE),
     ("get", "secrets/hotstart-exchange-signing", ELSEWHERE),
     ("get", "secrets/engine-store", ()),
+    ("update", "secrets/engine-store", ()),
     ("list", "secrets", ()),
     ("update", CRD, ELSEWHERE),
     ("delete", CRD, ELSEWHERE),

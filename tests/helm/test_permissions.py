@@ -14,7 +14,7 @@ ALLOWED = {
     ("models", "hotstart.dev", "completionmodels", ()): READ,
     ("models", "hotstart.dev", "completionmodels/status", ()): ("patch",),
     ("models", "hotstart.dev", "completionmodels/scale", ()): ("update",),
-    ("models", "hotstart.dev", "engines", ()): ("create", "delete", *READ),
+    ("models", "hotstart.dev", "engines", ()): ("create", "delete", *READ, "patch"),
     ("models", "hotstart.dev", "engines/status", ()): ("patch",),
     ("models", "", "pods", ()): ("create", "delete", *READ, "patch"),
     ("models", "batch", "jobs", ()): ("create", "delete", *READ),
@@ -29,7 +29,7 @@ ALLOWED = {
     ("own", "coordination.k8s.io", "leases", ()): ("create",),
     ("own", "coordination.k8s.io", "leases", ("hotstart-operator",)): ("get", "update"),
     ("own", "", "secrets", ()): ("create",),
-    ("own", "", "secrets", ("hotstart-exchange-signing",)): ("get",),
+    ("own", "", "secrets", ("hotstart-exchange-signing",)): ("get", "update"),
     ("own", "", "configmaps", ()): ("create",),
     ("own", "", "configmaps", ("hotstart-exchange-keys",)): ("patch",),
 }

@@ -26,6 +26,7 @@ REFUSED = [
         {"operator": {"watchNamespaces": "team-a"}},
         "'/operator/watchNamespaces': got string, want array",
     ),
+    ("key_without_end", {"operator": {"keyRotation": "0h"}}, "at '/operator/keyRotation': '0h' does not match pattern"),
     ("namespace_that_is_none", {"operator": {"watchNamespaces": ["Team_A"]}}, "at '/operator/watchNamespaces/0'"),
     (
         "same_namespace_twice",

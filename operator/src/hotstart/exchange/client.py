@@ -38,6 +38,10 @@ class ExchangeClient:
         self._clock = clock
         self._sequence = itertools.count(1)
 
+    def sign_with(self, key: SigningKey) -> None:
+        """From the next message on, this key signs."""
+        self._key = key
+
     async def ask(self, address: str, audience: str, request: BaseModel, report: type[ReportT]) -> ReportT:
         """The report of the agent at ``host:port`` whose pod has the UID ``audience``.
 

@@ -1,6 +1,6 @@
 """Signing of exchange messages: Ed25519 in a JWT that names digest, audience, lease epoch and sequence.
 
-The operator signs with the newest of its keys; agents hold a JWKS with two, so that keys rotate without a restart.
+The operator signs with one of its keys; agents hold a JWKS with two, so that keys rotate without a restart.
 A message is refused when its digest, audience or time is wrong, or when (epoch, sequence) is not newer than the last.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class SigningKey:
     """One private key with its id; ``private_pem`` is unencrypted PKCS #8."""
 
     kid: str
-    private_pem: str
+    private_pem: str = field(repr=False)
 
     @cached_property
     def key(self) -> Ed25519PrivateKey:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hotstart.exchange.names import PORT_OPERATOR_METRICS
+from hotstart.operator.api.model_spec import Management
 from hotstart.operator.api.scalars import Duration
 from hotstart.operator.core.errors import BadSettings
 from hotstart.operator.core.revision import Images
 from hotstart.operator.reconcile.collect import CollectionSettings
 
 COLLECTION_MODES = ("Delete", "Report", "Off")
+LEAST_KEY_ROTATION_SECONDS = 3600.0
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 
@@ -30,7 +32,8 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """One process. ``watch_namespaces`` empty means all."""
+    """One process. ``watch_namespaces`` empty means all; ``key_rotation`` is the age of a signing key, in seconds, at
+    which it is replaced. ``paused``: nothing is written for any model but its status."""
 
     namespace: str
     pod_name: str
@@ -39,6 +42,8 @@ class Settings:
     images: Images
     store: StoreSettings
     collection: CollectionSettings | None
+    key_rotation: float
+    paused: bool
     port: int
 
 
@@ -77,6 +82,8 @@ def read_settings(env: Mapping[str, str]) -> Settings:
             session_token=env.get("AWS_SESSION_TOKEN", ""),
         ),
         collection=read_collection(env),
+        key_rotation=read_key_rotation(env.get("HOTSTART_KEY_ROTATION", "720h")),
+        paused=read_management(env.get("HOTSTART_MANAGEMENT", Management.MANAGED)) is Management.PAUSED,
         port=read_port(env.get("HOTSTART_METRICS_PORT", str(PORT_OPERATOR_METRICS))),
     )
 
@@ -94,11 +101,31 @@ def read_collection(env: Mapping[str, str]) -> CollectionSettings | None:
     mode, ttl = env.get("HOTSTART_COLLECTION_MODE", "Delete"), env.get("HOTSTART_COLLECTION_TTL", "168h")
     if mode not in COLLECTION_MODES:
         raise BadSettings(f"HOTSTART_COLLECTION_MODE is {mode!r}: it must be one of {', '.join(COLLECTION_MODES)}.")
-    try:
-        seconds = Duration(ttl).seconds
-    except ValueError as error:
-        raise BadSettings(f"HOTSTART_COLLECTION_TTL is {ttl!r}: it must be a duration such as 168h.") from error
+    seconds = read_duration("HOTSTART_COLLECTION_TTL", ttl)
     return None if mode == "Off" else CollectionSettings(delete=mode == "Delete", ttl=seconds)
+
+
+def read_management(text: str) -> Management:
+    """Of the whole operator."""
+    if text not in tuple(Management):
+        raise BadSettings(f"HOTSTART_MANAGEMENT is {text!r}: it must be one of {', '.join(Management)}.")
+    return Management(text)
+
+
+def read_key_rotation(text: str) -> float:
+    """Seconds; a rotation itself takes minutes."""
+    seconds = read_duration("HOTSTART_KEY_ROTATION", text)
+    if seconds < LEAST_KEY_ROTATION_SECONDS:
+        raise BadSettings(f"HOTSTART_KEY_ROTATION is {text!r}: it must be 1h or more.")
+    return seconds
+
+
+def read_duration(name: str, text: str) -> float:
+    """Seconds."""
+    try:
+        return Duration(text).seconds
+    except ValueError as error:
+        raise BadSettings(f"{name} is {text!r}: it must be a duration such as 168h.") from error
 
 
 def read_port(text: str) -> int:

@@ -27,7 +27,7 @@ REQUIRED: tuple[Permission, ...] = (
     Permission(GROUP, "completionmodels", ("get", "list", "watch"), "models"),
     Permission(GROUP, "completionmodels/status", ("patch",), "models"),
     Permission(GROUP, "completionmodels/scale", ("update",), "models"),
-    Permission(GROUP, "engines", ("get", "list", "watch", "create", "delete"), "models"),
+    Permission(GROUP, "engines", ("get", "list", "watch", "create", "patch", "delete"), "models"),
     Permission(GROUP, "engines/status", ("patch",), "models"),
     Permission("", "pods", ("get", "list", "watch", "create", "patch", "delete"), "models"),
     Permission("batch", "jobs", ("get", "list", "watch", "create", "delete"), "models"),
@@ -42,7 +42,7 @@ REQUIRED: tuple[Permission, ...] = (
     Permission("coordination.k8s.io", "leases", ("create",), "own"),
     Permission("coordination.k8s.io", "leases", ("get", "update"), "own", (LEASE,)),
     Permission("", "secrets", ("create",), "own"),
-    Permission("", "secrets", ("get",), "own", (SIGNING_SECRET,)),
+    Permission("", "secrets", ("get", "update"), "own", (SIGNING_SECRET,)),
     Permission("", "configmaps", ("create",), "own"),
     Permission("", "configmaps", ("patch",), "own", (KEYS_CONFIGMAP,)),
 )

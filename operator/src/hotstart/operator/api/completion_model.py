@@ -58,8 +58,8 @@ class CompletionModelSpec(ApiModel):
     runtime_release: Annotated[
         LabelValue | None,
         Field(
-            description="Release of images and converters that the model is pinned to. Default: the operator's own "
-            "when the model was created; an upgrade of the operator does not move it."
+            description="A word of yours that stands in the revision: a change of it replaces all pods, one after "
+            "another, with pods of the images that the operator has now. It chooses no images."
         ),
     ] = None
 

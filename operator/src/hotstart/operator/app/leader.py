@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from hotstart.exchange.client import ExchangeClient
 from hotstart.exchange.names import COMPONENT_ROUTER, LABEL_COMPONENT
-from hotstart.exchange.signing import SigningKey, make_jwks
 from hotstart.operator.adapters import metrics
 from hotstart.operator.adapters.agents import ExchangeAgents
 from hotstart.operator.adapters.clock import SystemClock
 from hotstart.operator.adapters.events import KubeEvents
 from hotstart.operator.adapters.kube import KubeCluster
 from hotstart.operator.adapters.object_store import make_store
+from hotstart.operator.adapters.signing_keys import KeySecret
+from hotstart.operator.app.key_keeper import KeyKeeper
 from hotstart.operator.core.errors import HotstartError
-from hotstart.operator.core.service_manifests import make_keys_config
+from hotstart.operator.core.key_rotation import decide_keys
 from hotstart.operator.core.writes import Object
 from hotstart.operator.handlers.watches import run_watches
 from hotstart.operator.reconcile.builds import BuildServer
@@ -27,6 +28,7 @@ from hotstart.operator.reconcile.collect import Collector, sweep_quietly
 from hotstart.operator.reconcile.engine import EngineReconciler
 from hotstart.operator.reconcile.exchange import Exchange
 from hotstart.operator.reconcile.memory import Memory
+from hotstart.operator.reconcile.mend import Mender
 from hotstart.operator.reconcile.model import ModelReconciler
 from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
 from hotstart.operator.reconcile.routing import Routing, make_router_pod
@@ -54,28 +56,24 @@ class Leader:
     exchange: Exchange
     scaler: Scaler
     collector: Collector | None
-    jwks: str
+    mender: Mender
+    keys: KeyKeeper
     _turns: int = 0
     _turned_at: float = field(default_factory=time.monotonic)
 
-    async def run(self, keep_lease: Callable[[], Awaitable[None]]) -> None:
-        """Leads until a signal, or until the lease is lost.
-
-        Raises:
-            LeaseLost, or whatever ended a part.
-        """
-        await run_until_first(keep_lease(), self._lead())
-
-    async def _lead(self) -> None:
-        await self.cluster.apply(make_keys_config(self.settings.namespace, self.jwks))
+    async def run(self) -> None:
+        """Leads until it is cancelled. Raises whatever ended a part."""
         await self.resync()
+        await self.keys.turn_quietly()
         await self._first_turn()
         await run_until_first(
             run_watches(self.on_event, self.settings.watch_namespaces),
             self.queue.run(),
+            self.keys.keep(),
             self._take_turns(),
             self._resync_for_ever(),
             self._sweep_for_ever(),
+            self._mend_for_ever(),
         )
 
     def is_alive(self) -> bool:
@@ -128,6 +126,15 @@ class Leader:
             await asyncio.sleep(SWEEP_SECONDS)
             if self.collector is not None:
                 await sweep_quietly(self.collector)
+
+    async def _mend_for_ever(self) -> None:
+        """Engines that are damaged in the store are built again."""
+        while True:
+            await asyncio.sleep(TURN_SECONDS)
+            try:
+                await self.mender.turn()
+            except Exception:
+                log.exception("looking for damaged engines raised")
 
     async def _take_turns(self) -> None:
         """A whole turn each second, quick ones between while pods are on their way; turns never overlap."""
@@ -185,22 +192,27 @@ async def run_until_first(*works: Awaitable[None]) -> None:
 def make_leader(
     settings: Settings,
     cluster: KubeCluster,
-    keys: tuple[SigningKey, ...],
+    secret: KeySecret,
     session: aiohttp.ClientSession,
     *,
     epoch: int,
 ) -> Leader:
     """Puts the parts together."""
-    clock, observed, memory = SystemClock(), Observed(), Memory()
+    clock, observed, memory = SystemClock(), Observed(settings.paused), Memory()
     store = make_store(settings.store)
-    agents = ExchangeAgents(ExchangeClient(session=session, key=keys[0], epoch=epoch))
+    period = settings.key_rotation
+    signing = decide_keys(secret.keys, None, clock.now(), period=period, forced=False).signing
+    client = ExchangeClient(session=session, key=signing, epoch=epoch)
+    agents = ExchangeAgents(client)
     events = KubeEvents(cluster, settings.pod_name)
-    jwks = make_jwks(keys)
-    models = ModelReconciler(cluster, events, clock, observed, memory, settings.images, jwks)
+    models = ModelReconciler(cluster, events, clock, observed, memory, settings.images, "")
     engines = EngineReconciler(cluster, store, events, clock, observed, memory, settings.images)
 
     async def work(key: Key) -> float | None:
-        reconciler = models if key.kind == "CompletionModel" else engines
+        reconciler: ModelReconciler | EngineReconciler = engines
+        if key.kind == "CompletionModel":
+            mender.hear(key.namespace)
+            reconciler = replace(models, jwks=keeper.jwks)
         with metrics.RECONCILE_SECONDS.labels(key.kind).time():
             try:
                 check_in = await reconciler.reconcile(key)
@@ -211,13 +223,15 @@ def make_leader(
         return check_in
 
     queue = WorkQueue(work, on_error=lambda key: metrics.RECONCILES.labels(key.kind, "raised").inc())
+    keeper = KeyKeeper(cluster, settings.namespace, clock, period, client, observed, queue, secret.keys)
     builds = BuildServer(cluster, store, agents, clock, observed, memory, queue)
     routing = Routing(agents, clock, observed, memory, queue)
     exchange = Exchange(cluster, store, agents, clock, observed, memory, queue, builds, routing)
     scaler = Scaler(cluster, events, clock, observed, memory, queue)
     collector = None
-    if settings.collection is not None:
+    if settings.collection is not None and not settings.paused:
         collector = Collector(
             cluster, store, clock, observed, memory, queue, settings.collection, on_report=metrics.note_store_bytes
         )
-    return Leader(settings, cluster, observed, queue, exchange, scaler, collector, jwks)
+    mender = Mender(cluster, store, events, clock, observed, memory, queue, engines)
+    return Leader(settings, cluster, observed, queue, exchange, scaler, collector, mender, keeper)

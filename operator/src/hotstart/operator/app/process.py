@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from hotstart.operator.adapters.health import serve_health
 from hotstart.operator.adapters.kube import KubeCluster, connect
 from hotstart.operator.adapters.lease import LeaseHolder, LeaseLost
 from hotstart.operator.adapters.signing_keys import ensure_signing_keys
-from hotstart.operator.app.leader import make_leader
+from hotstart.operator.app.leader import make_leader, run_until_first
 from hotstart.operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -58,17 +59,22 @@ async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.E
         return 0
     metrics.LEADING.set(1)
     try:
-        keys = await ensure_signing_keys(cluster, settings.namespace)
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            leader = make_leader(settings, cluster, keys, session, epoch=lease.epoch)
-            vitals.is_alive = leader.is_alive
-            await first_of(stop, leader.run(lease.keep))
+        await first_of(stop, run_until_first(lease.keep(), lead(settings, cluster, vitals, epoch=lease.epoch)))
     except LeaseLost as lost:
         log.error("lease lost, this process ends cause=%s", lost)
         return EXIT_LEASE_LOST
     await lease.release()
     return 0
+
+
+async def lead(settings: Settings, cluster: KubeCluster, vitals: Vitals, *, epoch: int) -> None:
+    """All that a leader does, until it is cancelled."""
+    secret = await ensure_signing_keys(cluster, settings.namespace, time.time())
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        leader = make_leader(settings, cluster, secret, session, epoch=epoch)
+        vitals.is_alive = leader.is_alive
+        await leader.run()
 
 
 async def first_of(stop: asyncio.Event, work: object) -> bool:

@@ -155,7 +155,9 @@ class EngineReconciler:
         except StoreFailed as error:
             return None, Failure(error.reason, f"The engine store does not serve: {error}", True)
         except BadManifest as error:
-            message = f"{error}. Delete {self.store.location}{prefix} to have the engine built again."
+            message = (
+                f"{error}. {self.store.location}{prefix} is deleted and the engine built again, once an hour at most."
+            )
             return None, Failure(Reason.ENGINE_CORRUPT, message, True)
 
     async def _look_up_quarantine(self, engine: Engine) -> tuple[Quarantine | None, Failure | None]:
@@ -185,6 +187,10 @@ class EngineReconciler:
             if changed is not None:
                 self.observed.put({**changed, "kind": "Engine"})
         await self.events.send(raw, notes, self.clock.now())
+
+    def look_again(self) -> None:
+        """The store is to be asked at each engine's next reconcile, however lately it was."""
+        self._checked.clear()
 
 
 def tells_nodes(engine: Engine) -> bool:

@@ -62,7 +62,7 @@ class Exchange:
     builds: BuildServer
     routing: Routing
     _manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
-    _files: dict[tuple[str, str], tuple[float, tuple[EngineFile, ...]]] = field(default_factory=dict)
+    _files: dict[tuple[str, str, str], tuple[float, tuple[EngineFile, ...]]] = field(default_factory=dict)
     _background: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)  # what was waited for since the last whole turn, by name
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
@@ -157,7 +157,7 @@ class Exchange:
             return ()
         if heard is not None and has_files(heard.report, wanted.engine_key):
             return ()
-        place = (pod.namespace, wanted.engine_key)
+        place = (pod.namespace, wanted.engine_key, wanted.manifest_sha256)
         made, files = self._files.get(place, (0.0, ()))
         now = self.clock.now()
         if files and now - made < URLS_LIVE_SECONDS:

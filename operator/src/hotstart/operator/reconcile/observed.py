@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from hotstart.operator.api.model_spec import Management
 from hotstart.operator.core.facts import owner_of
 from hotstart.operator.core.writes import Object
 
@@ -46,8 +47,9 @@ def version_of(obj: Object) -> int:
 
 @dataclass
 class Observed:
-    """Objects by kind, namespace and name."""
+    """Objects by kind, namespace and name. ``paused``: every model is seen as Paused, whatever its spec says."""
 
+    paused: bool = False
     _objects: dict[str, dict[tuple[str, str], dict[str, Any]]] = field(default_factory=dict)
     _gone: dict[str, float] = field(default_factory=dict)  # UIDs that are known to be deleted
 
@@ -65,7 +67,7 @@ class Observed:
             and version_of(known) >= version_of(obj)
         ):
             return False
-        kind[place] = strip(obj)
+        kind[place] = self._see(obj)
         return True
 
     def amend(self, obj: Object) -> None:
@@ -75,7 +77,13 @@ class Observed:
         place = (meta.get("namespace", ""), meta["name"])
         known = self._objects.get(obj["kind"], {}).get(place)
         if known is not None and version_of(known) == version_of(obj):
-            self._objects[obj["kind"]][place] = strip(obj)
+            self._objects[obj["kind"]][place] = self._see(obj)
+
+    def _see(self, obj: Object) -> dict[str, Any]:
+        seen = strip(obj)
+        if self.paused and obj["kind"] == "CompletionModel" and "spec" in seen:
+            seen["spec"] = {**seen["spec"], "management": Management.PAUSED.value}
+        return seen
 
     def remove(self, obj: Object) -> None:
         """The object is gone."""
