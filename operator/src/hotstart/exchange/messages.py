@@ -71,6 +71,8 @@ class PodAssignment(Message):
     runtime: Literal["ctranslate2", "tensorrt_llm"]
     manifest_sha256: str
     serving: ServingOptions
+    tokenizer_digest: str = ""  # with a tokenizer other than the engine's own: its digest, and that of the manifest
+    bundle_sha256: str = ""  # of its bundle; the bundle's files take the place of the engine's
 
 
 class PodRequest(Message):

@@ -1,4 +1,4 @@
-"""``hotstart-builder inspect | convert | build``: settings of the environment, last word in the termination message."""
+"""``hotstart-builder inspect | convert | build | bundle``: settings of the environment, last word to Kubernetes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ TERMINATION_LOG = "/dev/termination-log"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ends the process with 0, 64 (another try cannot help), 1 (it can) or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser(prog="hotstart-builder", description="Inspects checkpoints and builds engines.")
-    parser.add_argument("command", choices=("inspect", "convert", "build", "calibrate"))
+    parser.add_argument("command", choices=("inspect", "convert", "build", "bundle", "calibrate"))
     command = parser.parse_args(arguments).command
     signal.signal(signal.SIGTERM, _end_at_once)
     tail = set_up_logging()
     if command == "calibrate":
         serve_calibrator(os.environ)
-    if command == "build":
-        code = _run_until_done(run_build(os.environ, tail))
+    if command in ("build", "bundle"):
+        code = _run_until_done(run_build(os.environ, tail, bundle=command == "bundle"))
     else:
         code = run_inspect(os.environ) if command == "inspect" else run_convert(os.environ, tail)
     logging.shutdown()
@@ -81,12 +81,12 @@ def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
     return 0
 
 
-async def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
-    """Builds; writes the failure if there is one, and returns the exit code."""
+async def run_build(environment: Mapping[str, str], tail: LogTail, *, bundle: bool = False) -> int:
+    """Builds the engine, or a tokenizer's bundle; writes the failure if there is one, and returns the exit code."""
     from hotstart.engines.builder.build import build  # only here: an inspection needs no web server
 
     try:
-        failure = await build(make_build_settings(environment), tail)
+        failure = await build(make_build_settings(environment, bundle=bundle), tail)
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
         return _fail(environment, error, Reason.BUILD_FAILED)
     return 0 if failure is None else _end_failed(environment, failure)

@@ -5,8 +5,8 @@ An Engine's name is its key, so two models that need one engine meet in one obje
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import takewhile
 
@@ -14,7 +14,7 @@ from hotstart.engines.manifest import Manifest, manifest_sha256
 from hotstart.engines.verification import Verification
 from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
-from hotstart.operator.api.engine import EnginePhase, VerificationStatus
+from hotstart.operator.api.engine import BundleStatus, EnginePhase, VerificationStatus
 from hotstart.operator.core.accelerators import (
     GpuVerdict,
     decide_accelerator,
@@ -22,6 +22,7 @@ from hotstart.operator.core.accelerators import (
     make_gpu_need,
 )
 from hotstart.operator.core.backoff import BUILD_KILLED, JOB_RETRYABLE
+from hotstart.operator.core.bundles import decide_bundle
 from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, make_conditions
 from hotstart.operator.core.facts import JobFacts
@@ -36,7 +37,9 @@ from hotstart.operator.core.quarantine import (
     make_quarantine,
     quarantined_nodes,
 )
+from hotstart.operator.core.revision import Bundle
 
+MOST_BUNDLES = 16
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERT_STEP = "convert"  # the init container that needs no GPU
 
@@ -48,6 +51,7 @@ class StoredEngine:
     manifest: Manifest
     text: str
     location: str
+    bundles: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class EngineView:
     fleet: GpuFleet | None = None
     upload_failure: Failure | None = None  # what the store of engines said to the upload
     quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
+    tokenizers: tuple[str, ...] = ()  # digests of those that models want to serve it with
+    bundle_jobs: tuple[JobFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class EnginePlan:
     check_in: float | None = None
     quarantine: Quarantine | None = None
     killed: int = 0  # attempts in a row that were killed for memory: the next one asks for more
+    bundles: Mapping[str, int] = field(default_factory=dict)  # attempts to begin, by the tokenizer's digest
 
 
 def decide_engine(view: EngineView, now: float) -> EnginePlan:
@@ -129,6 +136,11 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         size_bytes=manifest.size,
         location=stored.location,
         manifest_digest=manifest_sha256(stored.text),
+        tokenizer_digest=manifest.tokenizer_digest,
+        bundles=tuple(
+            BundleStatus(tokenizer_digest=bundle.tokenizer_digest, manifest_digest=bundle.manifest_sha256)
+            for bundle in stored.bundles[:MOST_BUNDLES]
+        ),
         attempts=attempts,
         unused_since=old.unused_since,
         built_at=built_at,
@@ -136,7 +148,21 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         verification=None if manifest.verification is None else make_verification_status(manifest.verification),
         profile=None if manifest.profile is None else make_profile_status(manifest.profile),
     )
-    return EnginePlan(status, obsolete=tuple(job for job in view.jobs if job.failed))
+    obsolete = tuple(job for job in view.jobs if job.failed)
+    return replace(decide_bundles(view, stored, now), status=status, obsolete=obsolete)
+
+
+def decide_bundles(view: EngineView, stored: StoredEngine, now: float) -> EnginePlan:
+    """The Jobs that are due for tokenizers that models want and that do not stand beside the engine."""
+    standing = {"", stored.manifest.tokenizer_digest, *(bundle.tokenizer_digest for bundle in stored.bundles)}
+    plans = {
+        digest: decide_bundle(view.bundle_jobs, digest, secret=view.secret, now=now)
+        for digest in view.tokenizers
+        if digest not in standing
+    }
+    checks = [plan.check_in for plan in plans.values() if plan.check_in is not None]
+    starts = {digest: plan.start for digest, plan in plans.items() if plan.start is not None}
+    return EnginePlan(view.engine.status, check_in=min(checks, default=None), bundles=starts)
 
 
 def decide_missing(view: EngineView, now: float) -> EnginePlan:

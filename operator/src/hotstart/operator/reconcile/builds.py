@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, parse_manifest
+from hotstart.engines.manifest import BadManifest, Manifest, bundle_prefix, engine_prefix, parse_manifest
 from hotstart.engines.timing_caches import timing_cache_path
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, EngineFile, RefitBase, UploadPart
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
@@ -18,6 +18,7 @@ from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import make_pod_facts
 from hotstart.operator.core.jobs import Failure
+from hotstart.operator.core.names import ANNOTATION_BUNDLE
 from hotstart.operator.core.refit import PLAN_PREFIX, find_base
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
@@ -48,6 +49,7 @@ class BuildServer:
         """Talks to one builder until it wants nothing more for now."""
         facts = make_pod_facts(pod)
         name = pod["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
+        bundle = pod["metadata"].get("annotations", {}).get(ANNOTATION_BUNDLE, "")
         raw = self.observed.get("Engine", facts.namespace, name)
         if raw is None or not facts.ip or facts.phase != "Running":
             return
@@ -57,22 +59,24 @@ class BuildServer:
             report = await self.agents.ask_builder(address, facts.uid, request)
             if report is None:
                 return
-            self._note(Key("Engine", facts.namespace, name), report)
+            key = Key("Engine", facts.namespace, name)
+            if not bundle:
+                self._note(key, report)
             if request.published:
                 return
             try:
-                answer = await self._answer(facts.namespace, raw, report)
+                answer = await self._answer(facts.namespace, raw, report, bundle)
             except (HotstartError, BadManifest) as error:
                 log.warning("build cannot go on engine=%s phase=%s error=%s", name, report.phase, error)
-                self._note_failure(Key("Engine", facts.namespace, name), error)
+                self._note_failure(key, error)
                 return
-            self._note_failure(Key("Engine", facts.namespace, name), None)
+            self._note_failure(key, None)
             if answer is None:
                 return
             self._requests[facts.uid] = answer
             if answer.published:
                 self.memory.published.add((facts.namespace, name))
-                self.queue.add(Key("Engine", facts.namespace, name))
+                self.queue.add(key)
 
     def _note(self, key: Key, report: BuildReport) -> None:
         """Remembers the report; progress that people can see wakes the Engine's reconcile."""
@@ -97,10 +101,12 @@ class BuildServer:
             self.memory.upload_failures[place] = failure
         self.queue.add(key)
 
-    async def _answer(self, namespace: str, raw: dict[str, Any], report: BuildReport) -> BuildRequest | None:
-        """What to tell the builder of the Engine ``raw`` next; None where it wants nothing."""
+    async def _answer(
+        self, namespace: str, raw: dict[str, Any], report: BuildReport, bundle: str = ""
+    ) -> BuildRequest | None:
+        """What to tell the builder of the Engine ``raw`` (of its tokenizer ``bundle``) next; None: it wants nothing."""
         key, uid = raw["spec"]["key"], await namespace_uid(self.cluster, self.memory, namespace)
-        prefix = engine_prefix(uid, key)
+        prefix = bundle_prefix(uid, key, bundle) if bundle else engine_prefix(uid, key)
         if report.wants_timing_cache:
             return self._presign_timing_cache(uid, raw, report)
         if report.wants_refit_base:

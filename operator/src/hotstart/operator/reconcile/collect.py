@@ -18,7 +18,7 @@ from hotstart.engines.manifest import engine_prefix
 from hotstart.exchange.names import LABEL_ENGINE
 from hotstart.operator.api import Engine
 from hotstart.operator.core.errors import HotstartError
-from hotstart.operator.reconcile.engine import find_wanting, namespace_uid
+from hotstart.operator.reconcile.engine import find_wantings, namespace_uid
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Clock, Cluster, Store
@@ -102,7 +102,7 @@ class Collector:
         for raw in self.observed.all("Engine"):
             place = (uids.get(raw["metadata"]["namespace"], ""), raw["metadata"]["name"])
             engine = self._engines.get(place)
-            if engine is None or find_wanting(self.observed, engine) is not None:
+            if engine is None or find_wantings(self.observed, engine):
                 used.add(place)
         return frozenset(used)
 
