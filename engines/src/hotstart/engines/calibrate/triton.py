@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
-from hotstart.engines.calibrate.samples import CalibrationFailed, Timing, make_timing
+from hotstart.engines.calibrate.samples import CalibrationFailed, CannotCalibrate, Timing, make_timing
 from hotstart.engines.calibrate.vocabulary import read_vocabulary
 from hotstart.engines.pod_agent.triton_client import TritonClient, TritonGone, TritonRefused
 from hotstart.engines.triton.completion.names import ADDRESS_VARIABLE, WARM_UP_ID
@@ -135,7 +135,7 @@ class OwnTriton:
 
     def __enter__(self) -> TritonCompletion:
         if self._installation is None:
-            raise CalibrationFailed("tritonserver is not in this image: an engine of TensorRT-LLM is measured in it")
+            raise CannotCalibrate("tritonserver is not in this image: an engine of TensorRT-LLM is measured in it")
         with contextlib.ExitStack() as stack:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calibrate-")))
             plan = self._write(root)
