@@ -248,6 +248,7 @@ class BuildReport(Message):
     wants_parts: tuple[WantedPart, ...] = ()
     wants_timing_cache: Literal["", "get", "put"] = ""  # measurements of kernels, for the build alone
     wants_refit_base: bool = False
+    refit_facts: dict[str, Any] = Field(default_factory=dict)  # with it: of the network that is built
     manifest: str = ""  # canonical JSON of the manifest, once UPLOADED
     failure: PodFailure | None = None
     log_tail: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hotstart.engines.manifest import BadManifest, Manifest, bundle_prefix, engine_prefix, parse_manifest
+from hotstart.engines.recipe import PLAN_PREFIX
 from hotstart.engines.timing_caches import timing_cache_path
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, EngineFile, RefitBase, UploadPart
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
@@ -19,7 +20,7 @@ from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import make_pod_facts
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.names import ANNOTATION_BUNDLE
-from hotstart.operator.core.refit import PLAN_PREFIX, find_base
+from hotstart.operator.core.refit import list_bases
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
 from hotstart.operator.reconcile.memory import Memory
@@ -31,6 +32,7 @@ from hotstart.operator.reconcile.work_queue import WorkQueue
 log = logging.getLogger(__name__)
 ROUNDS = 20  # messages to one builder in one turn, while it asks for something
 PARTS_A_ROUND = 64
+MOST_BASES = 16  # engines whose manifests are read for one that can be refitted
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class BuildServer:
         if report.wants_timing_cache:
             return self._presign_timing_cache(uid, raw, report)
         if report.wants_refit_base:
-            return BuildRequest(refit_base=await self._find_refit_base(namespace, raw))
+            return BuildRequest(refit_base=await self._find_refit_base(namespace, raw, report.refit_facts))
         if report.phase is BuildPhase.UPLOADED:
             await self._publish(prefix, key, report)
             return BuildRequest(published=True)
@@ -139,20 +141,29 @@ class BuildServer:
             return BuildRequest(timing_cache_get=self.store.presign_get(path))
         return BuildRequest(timing_cache_put=self.store.presign_put(path))
 
-    async def _find_refit_base(self, namespace: str, raw: dict[str, Any]) -> RefitBase:
-        """The plan of the nearest engine that stands; an empty one where there is none."""
-        base = find_base(Engine.from_api(raw), gather_engines(self.observed, namespace))
-        if base is None:
-            return RefitBase()
+    async def _find_refit_base(self, namespace: str, raw: dict[str, Any], facts: dict[str, Any]) -> RefitBase:
+        """The plan of the youngest engine that stands and is of the builder's network; an empty one where none is.
+
+        A builder of before does not tell its network, and compares by itself.
+        """
+        bases = list_bases(Engine.from_api(raw), gather_engines(self.observed, namespace))
+        for base in bases[:MOST_BASES]:
+            found = await self._look_at_base(namespace, base)
+            if found is not None and found.files and facts in ({}, found.facts):
+                return found
+        return RefitBase()
+
+    async def _look_at_base(self, namespace: str, base: Engine) -> RefitBase | None:
+        """Its plan and its network; None where it has no manifest that can be read."""
         prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), base.spec.key)
         text = await self.store.get_manifest(prefix)
         try:
             manifest = None if text is None else parse_manifest(text, key=base.spec.key)
         except BadManifest as error:
             log.warning("no plan to refit engine=%s error=%s", base.metadata.name, error)
-            return RefitBase()
+            return None
         if manifest is None:
-            return RefitBase()
+            return None
         plan = (file for file in manifest.files if file.path.startswith(PLAN_PREFIX))
         urls = {file: self.store.presign_get(prefix + file.path) for file in plan}
         files = tuple(EngineFile(path=f.path, size=f.size, sha256=f.sha256, url=url) for f, url in urls.items())
