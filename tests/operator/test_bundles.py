@@ -128,3 +128,16 @@ async def test_a_tokenizer_that_cannot_be_served_is_named_and_the_old_one_serves
     (engine,) = world.cluster.all("Engine")
     ready = next(c for c in engine["status"]["conditions"] if c["type"] == "Ready")
     assert ready["status"] == "True", "the engine is as good as before"
+
+
+async def test_a_failure_that_can_pass_is_tried_again_and_leaves_no_heap_of_jobs(world: World) -> None:
+    world.build_exit = {"failure": {"reason": "StoreUnreachable", "message": "No answer.", "retryable": True}}
+    change_tokenizer(world)
+    await world.run(150)
+    assert len([name for name in builds(world) if name.startswith("bundle-")]) > 3
+    assert len([name for name in world.jobs("build") if name.startswith("bundle-")]) <= 3
+    assert "No answer" in world.conditions()["EngineReady"]["message"]
+    world.build_exit = None
+    await world.run_until(lambda: world.is_ready() and assignments(world)[-1]["tokenizer_digest"] == NEW, 90)
+    await world.run(5)
+    assert not [name for name in world.jobs("build") if name.startswith("bundle-") and name != builds(world)[-1]]

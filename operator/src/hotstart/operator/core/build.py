@@ -148,12 +148,16 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         verification=None if manifest.verification is None else make_verification_status(manifest.verification),
         profile=None if manifest.profile is None else make_profile_status(manifest.profile),
     )
-    obsolete = tuple(job for job in view.jobs if job.failed)
-    return replace(decide_bundles(view, stored, now), status=status, obsolete=obsolete)
+    plan = decide_bundles(view, stored, now)
+    failed = tuple(job for job in view.jobs if job.failed)
+    return replace(plan, status=status, obsolete=(*failed, *plan.obsolete))
 
 
 def decide_bundles(view: EngineView, stored: StoredEngine, now: float) -> EnginePlan:
-    """The Jobs that are due for tokenizers that models want and that do not stand beside the engine."""
+    """The Jobs that are due for tokenizers that models want and that do not stand beside the engine.
+
+    Of Jobs for one that lacks the last two attempts stay, of others none that failed.
+    """
     standing = {"", stored.manifest.tokenizer_digest, *(bundle.tokenizer_digest for bundle in stored.bundles)}
     plans = {
         digest: decide_bundle(view.bundle_jobs, digest, secret=view.secret, now=now)
@@ -162,7 +166,10 @@ def decide_bundles(view: EngineView, stored: StoredEngine, now: float) -> Engine
     }
     checks = [plan.check_in for plan in plans.values() if plan.check_in is not None]
     starts = {digest: plan.start for digest, plan in plans.items() if plan.start is not None}
-    return EnginePlan(view.engine.status, check_in=min(checks, default=None), bundles=starts)
+    obsolete = [job for job in view.bundle_jobs if job.failed and job.bundle not in plans]
+    for digest in starts:
+        obsolete.extend(find_obsolete(job for job in view.bundle_jobs if job.bundle == digest))
+    return EnginePlan(view.engine.status, check_in=min(checks, default=None), bundles=starts, obsolete=tuple(obsolete))
 
 
 def decide_missing(view: EngineView, now: float) -> EnginePlan:
