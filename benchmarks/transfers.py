@@ -1,8 +1,9 @@
 """One large engine file from and to SeaweedFS: our transfers against others, sha256 and disk included, and a raw floor.
 
 Each contender moves the same file in a process of its own, several times by turns; its speed, CPU time, peak of
-anonymous memory, and its speed over the floor's are printed. The floor is ranged GETs over four plain sockets, thrown
-away: no hash, no disk. Peers that are not installed are left out and named (`requirements/peers.lock`; rclone from
+anonymous memory, and its speed over the floors are printed. One floor is ranged GETs over four plain sockets, thrown
+away: no hash, no disk; the other does besides what a download must, by the shortest code that can. Uploads
+are ours against the peers'. Peers that are not installed are left out and named (`requirements/peers.lock`; rclone from
 Debian).
 """
 
@@ -20,12 +21,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,14 +36,17 @@ PEERS = Path(__file__).resolve().parent.parent / "build" / "peers"  # `make benc
 sys.path.append(str(PEERS))
 os.environ["PATH"] += f":{PEERS / 'bin'}"
 
+from hotstart.engines.transfers.parts import Part  # noqa: E402
+from hotstart.exchange.messages import BuiltFile  # noqa: E402
 from record import median, write  # noqa: E402
 
 from tests.support.object_store import ObjectStore, start_object_store  # noqa: E402
 
 MIB = 1024 * 1024
-NAME = "rank0.engine"
+NAME, UPLOADED = "rank0.engine", "uploaded.engine"
 STREAMS = 4
 PIECE = 16 * MIB
+GOALS = {"goal_of_floor": 0.8, "goal_peak_mb": 300}  # of the first floor; and the best of the contenders
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,59 @@ def get_floor(job: Job) -> str:
     return job.sha256
 
 
+def get_kept(job: Job) -> str:
+    """The second floor: the same sockets; each piece is written to its place, and hashed once it is next in order."""
+    url = urlsplit(job.url)
+    todo, lock = spans(job.size), threading.Lock()
+    digest, done, hashing, position = hashlib.sha256(), dict[int, int](), False, 0
+    file = os.open(Path(job.folder) / NAME, os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(file, 0, job.size)
+
+    def hash_on(start: int, body: memoryview) -> None:
+        nonlocal hashing, position
+        with lock:
+            done[start] = start + len(body)
+            if hashing:
+                return
+            hashing = True
+        while True:
+            with lock:
+                end = done.pop(position, None)
+                if end is None:
+                    hashing = False
+                    return
+            if position == start:
+                digest.update(body)
+                position = end
+            while position < end:  # another thread's, still in the page cache
+                block = os.pread(file, min(MIB, end - position), position)
+                digest.update(block)
+                position += len(block)
+
+    def work() -> None:
+        connection = http.client.HTTPConnection(url.hostname or "", url.port)
+        buffer = memoryview(bytearray(PIECE))
+        while True:
+            with lock:
+                span = next(todo, None)
+            if span is None:
+                return
+            connection.request("GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={span[0]}-{span[1] - 1}"})
+            answer, received, size = connection.getresponse(), 0, span[1] - span[0]
+            while received < size:
+                count = answer.readinto(buffer[received : min(received + MIB, size)])
+                os.pwrite(file, buffer[received : received + count], span[0] + received)
+                received += count
+            answer.read()
+            hash_on(span[0], buffer[:size])
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        for finished in [pool.submit(work) for _ in range(STREAMS)]:
+            finished.result()
+    os.close(file)
+    return digest.hexdigest()
+
+
 def get_hotstart(job: Job) -> str:
     """What a pod agent does: by presigned URL, hashed as it arrives."""
     import aiohttp
@@ -107,22 +165,26 @@ def get_hotstart(job: Job) -> str:
     return asyncio.run(run())
 
 
-def get_boto3(job: Job) -> str:
+def make_client(job: Job) -> Any:
     import boto3
-    from boto3.s3.transfer import TransferConfig
     from botocore.config import Config
 
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=job.endpoint,
         region_name="us-east-1",
         aws_access_key_id=job.access_key,
         aws_secret_access_key=job.secret_key,
-        config=Config(s3={"addressing_style": "path"}),
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
     )
+
+
+def get_boto3(job: Job) -> str:
+    from boto3.s3.transfer import TransferConfig
+
     config = TransferConfig(multipart_chunksize=PIECE, max_concurrency=STREAMS, preferred_transfer_client="classic")
     path = Path(job.folder) / NAME
-    client.download_file(job.bucket, NAME, str(path), Config=config)
+    make_client(job).download_file(job.bucket, NAME, str(path), Config=config)
     return hash_file(path)
 
 
@@ -145,11 +207,10 @@ def get_crt(job: Job) -> str:
     return hash_file(path)
 
 
-def get_obstore(job: Job) -> str:
-    """obstore's ranges, four at a time, written and hashed in order."""
+def make_obstore(job: Job) -> Any:
     from obstore.store import S3Store
 
-    store = S3Store(
+    return S3Store(
         job.bucket,
         endpoint=job.endpoint,
         region="us-east-1",
@@ -158,6 +219,11 @@ def get_obstore(job: Job) -> str:
         client_options={"allow_http": True},
         virtual_hosted_style_request=False,
     )
+
+
+def get_obstore(job: Job) -> str:
+    """obstore's ranges, four at a time, written and hashed in order."""
+    store = make_obstore(job)
     digest = hashlib.sha256()
     with (Path(job.folder) / NAME).open("wb") as out, ThreadPoolExecutor(STREAMS) as pool:
         waiting = []
@@ -193,14 +259,86 @@ def get_s5cmd(job: Job) -> str:
     return hash_file(Path(job.folder) / NAME)
 
 
+class Presigning:
+    """Implements the upload's Book with the operator's half in it: one file, one multipart upload."""
+
+    def __init__(self, job: Job) -> None:
+        self.files: dict[str, BuiltFile] = {}
+        self._client, self._job = make_client(job), job
+        self._id = self._client.create_multipart_upload(Bucket=job.bucket, Key=UPLOADED)["UploadId"]
+        self._etags: dict[int, str] = {}
+
+    def begin_upload(self, parts: Sequence[Part], files: Sequence[BuiltFile]) -> None:
+        self.files = {file.path: file for file in files}
+
+    async def url_for(self, part: Part) -> str:
+        told = {"Bucket": self._job.bucket, "Key": UPLOADED, "UploadId": self._id, "PartNumber": part.number}
+        return str(self._client.generate_presigned_url("upload_part", told))
+
+    def drop_url(self, part: Part, url: str) -> None:
+        raise AssertionError(f"the store refuses part {part.number}")
+
+    def part_done(self, part: Part, etag: str) -> None:
+        self._etags[part.number] = etag
+
+    def file_done(self, path: str, sha256: str) -> None:
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(self._etags.items())]
+        where = {"Bucket": self._job.bucket, "Key": UPLOADED, "UploadId": self._id}
+        self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+        self.files[path] = self.files[path].model_copy(update={"sha256": sha256})
+
+
+def put_hotstart(job: Job) -> str:
+    """What a builder does: parts by presigned URLs, hashed as they are sent."""
+    import aiohttp
+    from hotstart.engines.transfers.upload import upload_engine
+
+    async def run() -> str:
+        async with aiohttp.ClientSession() as session:
+            (file,) = await upload_engine(Presigning(job), Path(job.folder), session)
+            return file.sha256
+
+    return asyncio.run(run())
+
+
+def put_boto3(job: Job) -> str:
+    from boto3.s3.transfer import TransferConfig
+
+    config = TransferConfig(multipart_chunksize=PIECE, max_concurrency=STREAMS, preferred_transfer_client="classic")
+    path = Path(job.folder) / NAME
+    make_client(job).upload_file(str(path), job.bucket, UPLOADED, Config=config)
+    return hash_file(path)
+
+
+def put_obstore(job: Job) -> str:
+    path = Path(job.folder) / NAME
+    make_obstore(job).put(UPLOADED, path, use_multipart=True, chunk_size=PIECE, max_concurrency=STREAMS)
+    return hash_file(path)
+
+
+def put_s5cmd(job: Job) -> str:
+    argv = ("s5cmd", "--endpoint-url", job.endpoint, "cp", "-c", str(STREAMS), "-p", str(PIECE // MIB))
+    command = (*argv, f"{job.folder}/{NAME}", f"s3://{job.bucket}/{UPLOADED}")
+    subprocess.run(command, check=True, env=peer_environment(job), stdout=subprocess.DEVNULL)
+    return hash_file(Path(job.folder) / NAME)
+
+
+UPLOADS: dict[str, Callable[[Job], str]] = {
+    "put_hotstart": put_hotstart,
+    "put_boto3": put_boto3,
+    "put_obstore": put_obstore,
+    "put_s5cmd": put_s5cmd,
+}
 CONTENDERS: dict[str, Callable[[Job], str]] = {
     "floor": get_floor,
+    "kept": get_kept,
     "hotstart": get_hotstart,
     "boto3": get_boto3,
     "crt": get_crt,
     "obstore": get_obstore,
     "rclone": get_rclone,
     "s5cmd": get_s5cmd,
+    **UPLOADS,
 }
 
 
@@ -208,9 +346,9 @@ def present() -> dict[str, bool]:
     """Which contenders can run here."""
     needs = {"boto3": "boto3", "crt": "awscrt", "obstore": "obstore"}
     return {
-        name: shutil.which(name) is not None
-        if name in ("rclone", "s5cmd")
-        else find_spec(needs.get(name, "json")) is not None
+        name: shutil.which(tool) is not None
+        if (tool := name.removeprefix("put_")) in ("rclone", "s5cmd")
+        else find_spec(needs.get(tool, "json")) is not None
         for name in CONTENDERS
     }
 
@@ -257,12 +395,13 @@ def run_one(name: str, job: Job) -> None:
 
 
 @contextmanager
-def stored(size: int) -> Iterator[tuple[ObjectStore, str, str]]:
-    """A store that holds one random file of ``size`` bytes; with its bucket and sha256."""
+def stored(size: int, port: int | None) -> Iterator[tuple[ObjectStore, str, str, str]]:
+    """A store that holds one random file of ``size`` bytes; with its bucket, sha256, and the folder of the file."""
     with tempfile.TemporaryDirectory(prefix="hotstart-transfers-") as parent:
         (Path(parent) / "store").mkdir()
-        with start_object_store(Path(parent) / "store", port=80) as store:  # awscrt takes no endpoint with a port
-            bucket, source = store.make_bucket("bench"), Path(parent) / NAME
+        (Path(parent) / "source").mkdir()
+        with start_object_store(Path(parent) / "store", port=port) as store:
+            bucket, source = store.make_bucket("bench"), Path(parent) / "source" / NAME
             digest = hashlib.sha256()
             with source.open("wb") as out:
                 for start in range(0, size, 64 * MIB):
@@ -270,13 +409,13 @@ def stored(size: int) -> Iterator[tuple[ObjectStore, str, str]]:
                     digest.update(block)
                     out.write(block)
             store.client().upload_file(str(source), bucket, NAME)
-            source.unlink()
-            yield store, bucket, digest.hexdigest()
+            yield store, bucket, digest.hexdigest(), str(source.parent)
 
 
 def measure(name: str, job: Job) -> dict[str, float]:
+    """One move, from ``job.folder`` or into an empty one."""
     with tempfile.TemporaryDirectory(prefix="hotstart-transfers-") as folder:
-        told = json.dumps(asdict(job) | {"folder": folder})
+        told = json.dumps(asdict(job) | ({} if name in UPLOADS else {"folder": folder}))
         command = (sys.executable, __file__, "--one", name, told)
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -287,6 +426,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help=f"of {', '.join(CONTENDERS)}")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "JOB"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -294,14 +434,15 @@ def main() -> None:
         return
     size = int(arguments.gigabytes * 1e9)
     here = present()
-    names = [name for name in CONTENDERS if here[name]]
+    names = [name for name in CONTENDERS if here[name] and (name in arguments.only or not arguments.only)]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
-    with stored(size) as (store, bucket, sha256):
+    port = 80 if "crt" in names else None  # awscrt takes no endpoint with a port
+    with stored(size, port) as (store, bucket, sha256, source):
         client = store.client()
         url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": NAME}, ExpiresIn=7200)
-        job = Job(store.endpoint, store.access_key, store.secret_key, bucket, url, size, sha256, "")
+        job = Job(store.endpoint, store.access_key, store.secret_key, bucket, url, size, sha256, source)
         for _ in range(arguments.runs):
             for name in names:
                 measured = measure(name, job)
@@ -309,11 +450,13 @@ def main() -> None:
                 cpu[name].append(measured["cpu"] / (size / 1e9))
                 peaks[name].append(measured["peak"] / 1e6)
                 print(f"{name}: {size / 1e6 / measured['seconds']:.0f} MB/s", flush=True)
-    figures: dict[str, object] = {"bytes": size, "runs": arguments.runs}
+    figures: dict[str, object] = {"bytes": size, "runs": arguments.runs, **GOALS}
     for name in names:
         figures[f"{name}_mb_per_s"] = median([size / 1e6 / value for value in seconds[name]])
-        ratios = [floor / value for floor, value in zip(seconds["floor"], seconds[name], strict=True)]
-        figures[f"{name}_of_floor"] = median(ratios)
+        for floor in ("floor", "kept"):
+            if floor in names and name not in UPLOADS:
+                ratios = [least / value for least, value in zip(seconds[floor], seconds[name], strict=True)]
+                figures[f"{name}_of_{floor}"] = median(ratios)
         figures[f"{name}_cpu_s_per_gb"] = median(cpu[name])
         figures[f"{name}_peak_mb"] = median(peaks[name])
     absent = ", ".join(name for name in CONTENDERS if not here[name])

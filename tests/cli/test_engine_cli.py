@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hotstart.cli.cli import EXIT_RETRYABLE, EXIT_TERMINAL, main
 from hotstart.cli.inputs import CHECKS, read_recipe, rule_messages
+from hotstart.cli.output import lines_of
 from hotstart.engines.errors import EngineError
 from hotstart.engines.key import make_key
 
@@ -113,6 +120,18 @@ def test_inspect_key_and_plan_speak_of_one_engine(
     _, plan = run(capsys, "plan", "-f", model, "--checkpoint", checkpoint, "--inspect")
     assert plan["key"] == key["key"]
     assert plan["reuse"].startswith("no engine in")
+    assert run(capsys, "build", checkpoint, "--recipe", recipe, "--output", tmp_path / "built")[0] == 0
+    _, again = run(capsys, "plan", "-f", model, "--checkpoint", checkpoint, "--inspect")
+    assert again["reuse"].endswith("is this engine: nothing is built")
+    assert key["key"][:40] in again["reuse"], "it is the one in the cache"
+    model.write_text(model.read_text().replace("float32", "int8"))
+    _, other = run(capsys, "plan", "-f", model, "--checkpoint", checkpoint, "--inspect")
+    assert f"is {key['key'][:40]}: recipe.quantization: float32 -> int8" in other["reuse"]
+    model.write_text(model.read_text().replace("int8", "float32"))
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer, indent=7))
+    _, retokenized = run(capsys, "plan", "-f", model, "--checkpoint", checkpoint, "--inspect")
+    assert "with another tokenizer" in retokenized["reuse"]
     _, rough = run(capsys, "plan", "-f", model, "--checkpoint", checkpoint)
     assert "key" not in rough
     assert any("--inspect" in why for why in rough["unknown"])
@@ -178,6 +197,156 @@ def test_convert_writes_a_tensorrt_llm_checkpoint_without_a_gpu(
     assert config["mapping"]["tp_size"] == 2
 
 
+def test_what_was_built_is_not_built_again(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", tmp_path / "first")
+    assert first["reused"] is False
+
+    def build(*told: object) -> None:
+        raise AssertionError("it is built again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hotstart.cli.commands.make_engine", build)
+        code, second = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", tmp_path / "second")
+        assert (code, second["reused"], second["key"]) == (0, True, first["key"])
+        one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("first", "second"))
+        assert one == two
+        (cached,) = (tmp_path / "home" / ".cache" / "hotstart" / "engines").glob("*/model.bin")
+        cached.unlink()
+        cached.write_bytes(b"spoilt")
+        with pytest.raises(AssertionError, match="built again"):
+            run(capsys, "build", checkpoint, "--recipe", recipe, "--output", tmp_path / "third")
+    code, third = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", tmp_path / "third")
+    assert (code, third["reused"]) == (0, False)
+    assert cached.read_bytes() != b"spoilt", "the new one has taken its place"
+
+
+@pytest.mark.parametrize("limits", ["{inputTokens: abc}", "{inputTokens: null}", "{sequenceTokens: [1]}", "7"])
+def test_limits_that_are_no_numbers_are_named(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], limits: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"runtime: ctranslate2\nlimits: {limits}")
+    code, result = run(capsys, "key", checkpoint, "--recipe", path)
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "InvalidSpec")
+    assert "limits" in result["failure"]["message"]
+
+
+def test_an_output_below_a_file_is_named(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "engine"
+    code, result = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", output)
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "InvalidSpec")
+    assert str(tmp_path / "file") in result["failure"]["message"]
+
+
+def test_a_home_that_cannot_be_written_is_named(
+    tmp_path: Path,
+    checkpoint: Path,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "no-folder").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "no-folder"))
+    code, result = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", tmp_path / "engine")
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "InvalidSpec")
+    assert "no-folder/.cache" in result["failure"]["message"]
+
+
+def test_a_full_disk_may_be_tried_again(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*told: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/x")
+
+    monkeypatch.setattr("hotstart.cli.commands.read_recipe", fill)
+    code, result = run(capsys, "key", tmp_path, "--recipe", recipe)
+    assert (code, result["failure"]["reason"]) == (EXIT_RETRYABLE, "DiskFull")
+    assert "/scratch/x" in result["failure"]["message"]
+
+
+@pytest.mark.parametrize(("named", "said"), [("nowhere", "does not exist"), ("pvc://claim/x", "volume of the cluster")])
+def test_a_checkpoint_that_this_machine_does_not_see_is_said_to_be_so(
+    recipe: Path, capsys: pytest.CaptureFixture[str], named: str, said: str
+) -> None:
+    code, result = run(capsys, "key", named, "--recipe", recipe)
+    assert code == EXIT_TERMINAL
+    assert said in result["failure"]["message"] and "pload" not in result["failure"]["message"]
+
+
+def test_a_plan_that_cannot_be_carried_out_says_so_by_its_exit_code(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = EXAMPLES / "h100-replit.yaml"
+    code, plan = run(capsys, "plan", "-f", example, "--checkpoint", tmp_path / "nowhere")
+    assert (code, plan["failure"]["reason"]) == (EXIT_TERMINAL, "CheckpointNotFound")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    code, plan = run(capsys, "plan", "-f", example, "--checkpoint", "s3://bucket/folder/")
+    assert (code, plan["failure"]["reason"]) == (EXIT_RETRYABLE, "StoreUnreachable")
+    folder = tmp_path / "replit"
+    write_tiny_mpt(folder)
+    large = {**make_mpt_config(REPLIT, "bfloat16"), "n_layers": 900}
+    (folder / "config.json").write_text(json.dumps(large))
+    code, plan = run(capsys, "plan", "-f", example, "--checkpoint", folder)
+    assert code == EXIT_TERMINAL
+    assert plan["refused"].startswith("DoesNotFit")
+
+
+def test_an_engine_that_fails_its_verification_ends_with_64(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tmp_path / "engine"
+    assert run(capsys, "build", checkpoint, "--recipe", recipe, "--output", engine)[0] == 0
+
+    def wrong(scorer: object, ids: Sequence[int], positions: Sequence[int]) -> list[int]:
+        return [0 for _ in positions]
+
+    monkeypatch.setattr("hotstart.engines.runtimes.ctranslate2_scorer.CTranslate2Scorer.top_tokens", wrong)
+    code, result = run(capsys, "verify", engine, "--checkpoint", checkpoint)
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "VerificationFailed")
+
+
+def test_a_person_sees_a_bar_that_moves(checkpoint: Path) -> None:
+    """On a terminal of its own: phases by name, a share that is done, the result below it and no trace of the bar."""
+    main_side, terminal = pty.openpty()
+    program = (sys.executable, "-m", "hotstart.cli.cli", "inspect", str(checkpoint))
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=terminal, env=environment, text=True) as process:
+        os.close(terminal)
+        seen = b""
+        while True:
+            try:
+                block = os.read(main_side, 4096)
+            except OSError:  # the other side is closed
+                break
+            if not block:
+                break
+            seen += block
+        out = process.stdout.read() if process.stdout else ""
+    os.close(main_side)
+    assert process.returncode == 0
+    assert "Downloading" in seen.decode() and "━" in seen.decode()
+    assert "digest: " in out and "━" not in out
+
+
+def test_a_result_with_parts_is_told_line_by_line() -> None:
+    value = {"key": "ab", "inputs": {"recipe": {"dtype": "float32", "libraries": [["tensorrt", "10"]]}}, "none": []}
+    assert list(lines_of(value)) == [
+        "key: ab",
+        "inputs:",
+        "  recipe:",
+        "    dtype: float32",
+        "    libraries:",
+        "        tensorrt",
+        "        10",
+        "none:",
+    ]
+
+
 def test_a_failed_conversion_leaves_nothing(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +367,23 @@ def test_a_store_that_does_not_answer_may_be_tried_again(
     assert (code, result["failure"]["reason"]) == (EXIT_RETRYABLE, "StoreUnreachable")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--keep", "abcdef123456"), "neither a key"),
+        (("--keep", "A" * 64), "neither a key"),
+        (("--ttl", "a week"), "no duration"),
+        (("--store", "bucket"), "s3://BUCKET"),
+    ],
+)
+def test_gc_refuses_what_it_cannot_use_before_it_asks_the_store(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    code, result = run(capsys, "gc", "--store", "s3://bucket", "--endpoint", "http://127.0.0.1:9", *arguments)
+    assert (code, result["failure"]["reason"]) == (EXIT_TERMINAL, "InvalidSpec")
+    assert said in result["failure"]["message"]
+
+
 @pytest.mark.integration
 def test_gc_deletes_only_what_it_is_told_to(
     object_store: ObjectStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -216,10 +402,26 @@ def test_gc_deletes_only_what_it_is_told_to(
     assert young["deleted_bytes"] == 0
     _, dry = run(capsys, *command, "--ttl", "0s")
     assert (dry["bytes"]["Expired"], dry["bytes"]["Foreign"], dry["bytes"]["Used"]) == (2, 2, 2)
+    assert f"uid-1 {keys['kept']} 2 bytes Used" in dry["engines"], "the whole key, as --keep takes it"
+    code, unknown = run(capsys, *command, "--ttl", "0s", "--delete", "--keep", "d" * 64)
+    assert (code, unknown["failure"]["reason"]) == (EXIT_TERMINAL, "InvalidSpec")
     assert len(object_store.keys(bucket)) == 3
+    client.put_object(Bucket=bucket, Key="timing-caches/uid-1/abc", Body=b"123")
+    client.put_object(Bucket=bucket, Key="timing-caches/uid-2/abc", Body=b"123")
+    started = [
+        client.create_multipart_upload(Bucket=bucket, Key=f"engines/{uid}/{keys['old']}/x")["UploadId"]
+        for uid in ("uid-1", "uid-2")
+    ]
+    monkeypatch.setattr("hotstart.cli.gc.UNFINISHED_SECONDS", -1.0)
+    _, dry = run(capsys, *command, "--ttl", "0s")
+    assert dry["timing_caches"] == ["timing-caches/uid-1/abc 3 bytes"]
+    assert dry["uploads"] == [f"engines/uid-1/{keys['old']}/x {started[0]}"]
     _, swept = run(capsys, *command, "--ttl", "0s", "--delete")
-    assert swept["deleted_bytes"] == 2
+    assert swept["deleted_bytes"] == 5
+    left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert [upload["UploadId"] for upload in left] == started[1:]
     assert object_store.keys(bucket) == [
         f"engines/uid-1/{keys['kept']}/manifest.json",
         f"engines/uid-2/{keys['elsewhere']}/manifest.json",
+        "timing-caches/uid-2/abc",
     ]

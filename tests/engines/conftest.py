@@ -118,14 +118,16 @@ class BuilderJobs:
         port, pod_uid = int(environment["HOTSTART_PORT"]), environment["POD_UID"]
         return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
 
-    def build(self, inspected: dict[str, Any], *, process: bool = False, **variables: str) -> RunningBuilder:
-        """Starts ``build`` for what ``inspect`` gave."""
+    def build(
+        self, inspected: dict[str, Any], *, process: bool = False, command: str = "build", **variables: str
+    ) -> RunningBuilder:
+        """Starts ``build``, or ``bundle``, for what ``inspect`` gave."""
         environment, termination = self._make_build_environment(inspected, variables)
         running: asyncio.Task[int] | subprocess.Popen[str]
         if process:
-            running = self._start("build", environment)
+            running = self._start(command, environment)
         else:
-            running = asyncio.create_task(run_build(environment, self._tail()))
+            running = asyncio.create_task(run_build(environment, self._tail(), bundle=command == "bundle"))
         port, pod_uid = int(environment["HOTSTART_PORT"]), environment["POD_UID"]
         return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
 

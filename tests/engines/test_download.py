@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from hotstart.engines.errors import EngineError, Reason
 from hotstart.engines.transfers.download import PIECES_FILE, Download, UrlBook
-from hotstart.engines.transfers.ranges import PIECE_BYTES
+from hotstart.engines.transfers.ranges import PIECE_BYTES, Piece
 from hotstart.exchange.messages import EngineFile
 
 SIZE = 3 * PIECE_BYTES + 12_345
@@ -61,13 +61,18 @@ async def running(server: Server) -> AsyncIterator[Server]:
         await runner.cleanup()
 
 
-async def download(server: Server, folder: Path, *, read_seconds: float = 20.0) -> dict[str, str]:
+async def download(
+    server: Server, folder: Path, *, read_seconds: float = 20.0, remember_seconds: float = 0.0
+) -> dict[str, str]:
     file = EngineFile(path="rank0.engine", size=SIZE, sha256="", url=server.base)
     urls = UrlBook()
     await urls.update((file,))
     timeout = aiohttp.ClientTimeout(total=60, sock_read=read_seconds)
     async with aiohttp.ClientSession() as session:
-        return await Download(session, urls, (file,), folder, timeout=timeout, first_pause=0.01).run()
+        fetch = Download(
+            session, urls, (file,), folder, timeout=timeout, first_pause=0.01, remember_seconds=remember_seconds
+        )
+        return await fetch.run()
 
 
 async def until(reached: Callable[[], bool]) -> None:
@@ -180,6 +185,63 @@ async def test_an_object_that_changes_in_the_middle_is_found(tmp_path: Path) -> 
     async with running(Server(trick=other_object)) as server:
         with pytest.raises(EngineError, match="changed in the store"):
             await download(server, tmp_path)
+
+
+async def test_a_piece_that_ends_after_the_change_was_seen_does_not_count(tmp_path: Path) -> None:
+    """Its bytes are of the older object, and nothing says so any longer: the next run must fetch it again."""
+    changed = asyncio.Event()
+    other = random.Random(8).randbytes(SIZE)
+
+    async def trick(request: web.Request, begin: int, end: int) -> web.StreamResponse | None:
+        if begin == 3 * PIECE_BYTES:
+            changed.set()
+            return web.Response(status=412)
+        if begin == 2 * PIECE_BYTES:
+            await changed.wait()
+        return None
+
+    async with running(Server(trick=trick)) as server:
+        with pytest.raises(EngineError, match="changed in the store"):
+            await download(server, tmp_path)
+        assert json.loads((tmp_path / PIECES_FILE).read_text())["pieces"] == []
+        server.trick, server.body, server.etag = None, other, '"two"'
+        digests = await download(server, tmp_path)
+
+    assert digests["rank0.engine"] == hashlib.sha256(other).hexdigest()
+
+
+async def test_a_sibling_of_a_piece_that_was_refused_does_not_bring_the_old_object_back(tmp_path: Path) -> None:
+    """The worker that found the change raises; another one has its last bytes at that very moment."""
+    file = EngineFile(path="rank0.engine", size=SIZE, sha256="")
+    async with aiohttp.ClientSession() as session:
+        fetch = Download(session, UrlBook(), (file,), tmp_path)
+        pieces = fetch._prepare()
+
+        async def arrive(piece: Piece) -> None:
+            fetch._check_same('"one"', piece.path)
+            fetch._changed(piece.path)
+
+        fetch._fetch = arrive  # type: ignore[method-assign]
+        todo: asyncio.Queue[Piece] = asyncio.Queue()
+        todo.put_nowait(pieces[0])
+        await fetch._work(todo)
+        assert fetch._done == set()
+        with pytest.raises(EngineError, match="changed in the store"):
+            fetch._check_same('"one"', "rank0.engine")
+
+
+async def test_what_is_done_is_written_down_at_the_end_and_not_after_each_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def write(path: Path, text: str, *, sync: bool) -> None:
+        written.append(len(json.loads(text)["pieces"]))
+
+    monkeypatch.setattr("hotstart.engines.transfers.download.write_atomically", write)
+    async with running(Server()) as server:
+        await download(server, tmp_path, remember_seconds=3600.0)
+    assert written == [1, 4]
 
 
 async def test_a_store_that_stays_away_is_named(tmp_path: Path) -> None:

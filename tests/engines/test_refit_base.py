@@ -50,6 +50,7 @@ async def fetch(work: Path, base: RefitBase | None) -> bool:
     asked = asyncio.create_task(asyncio.to_thread(fetch_refit_base, state, work, FACTS, patience=patience))
     while not asked.done():
         report = await state.answer(BuildRequest())
+        assert report.refit_facts == (FACTS if report.wants_refit_base else {})
         if report.wants_refit_base and base is not None:
             await state.answer(BuildRequest(refit_base=base))
         await asyncio.sleep(0.01)

@@ -363,17 +363,20 @@ class FakeAgents:
         if self.silent or "builder" in self.mute:
             return None
         if self.world.converts(uid):
-            key = self.world.engine_of_builder(uid).spec.key
+            key = self.world.engine_of_builder(uid)[0].spec.key
             return BuildReport(pod_uid=uid, engine_key=key, phase=BuildPhase.CONVERTING, percent=12, eta_seconds=90)
         job = self.builders.setdefault(uid, {"id": "", "url": "", "done": False})
-        job["id"] = request.upload_ids.get("model.bin", job["id"])
+        engine, pod = self.world.engine_of_builder(uid)
+        container = next(c for c in pod["spec"]["containers"] if c["name"] == "builder")
+        tokenizer = next(e["value"] for e in container["env"] if e["name"] == "HOTSTART_TOKENIZER_DIGEST")
+        path = "tokenizer.json" if container["command"][1] == "bundle" else "model.bin"
+        job["id"] = request.upload_ids.get(path, job["id"])
         job["url"] = next((part.url for part in request.parts), job["url"])
         job["done"] = job["done"] or request.published
-        engine = self.world.engine_of_builder(uid)
-        manifest = make_manifest(engine)
+        manifest = make_manifest(engine, path=path, tokenizer=tokenizer)
         uploaded = bool(job["url"])
         etags = ("e1",) if uploaded else ()
-        wants = () if uploaded or not job["id"] else ({"path": "model.bin", "number": 1},)
+        wants = () if uploaded or not job["id"] else ({"path": path, "number": 1},)
         return BuildReport.model_validate(
             {
                 "pod_uid": uid,
@@ -381,9 +384,7 @@ class FakeAgents:
                 "phase": BuildPhase.UPLOADED if uploaded else BuildPhase.UPLOADING,
                 "percent": 90,
                 "files": [
-                    BuiltFile(
-                        path="model.bin", size=10, sha256="ab" * 32, upload_id=job["id"], etags=etags
-                    ).model_dump()
+                    BuiltFile(path=path, size=10, sha256="ab" * 32, upload_id=job["id"], etags=etags).model_dump()
                 ],
                 "wants_parts": wants,
                 "manifest": manifest.to_json() if uploaded else "",
@@ -391,12 +392,12 @@ class FakeAgents:
         )
 
 
-def make_manifest(engine: Engine) -> Manifest:
+def make_manifest(engine: Engine, *, path: str = "model.bin", tokenizer: str = "") -> Manifest:
     return Manifest(
         key=engine.spec.key,
         inputs=key_inputs(engine.spec.checkpoint_digest, engine.spec.recipe.to_engine_recipe()),
-        files=(ManifestFile("model.bin", 10, "ab" * 32),),
-        tokenizer_digest=engine.spec.tokenizer_digest,
+        files=(ManifestFile(path, 10, "ab" * 32),),
+        tokenizer_digest=tokenizer or engine.spec.tokenizer_digest,
         build_seconds=3.0,
     )
 

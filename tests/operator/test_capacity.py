@@ -353,8 +353,8 @@ def test_a_build_on_a_gpu_calibrates_by_itself() -> None:
 def calibrated_world(monkeypatch: pytest.MonkeyPatch) -> World:
     """A cluster whose builds leave a profile in the manifest."""
 
-    def make_manifest(engine: Engine) -> Manifest:
-        return replace(doubles_manifest(engine), profile=replace(SERIAL, new_tokens=32, cpus=1.0))
+    def make_manifest(engine: Engine, **said: str) -> Manifest:
+        return replace(doubles_manifest(engine, **said), profile=replace(SERIAL, new_tokens=32, cpus=1.0))
 
     doubles_manifest = doubles.make_manifest
     monkeypatch.setattr(doubles, "make_manifest", make_manifest)
@@ -388,7 +388,9 @@ async def test_the_profile_of_a_build_reaches_status_verdict_routes_and_decision
 async def test_an_engine_stored_without_a_profile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     doubles_manifest = doubles.make_manifest
     monkeypatch.setattr(
-        doubles, "make_manifest", lambda engine: replace(doubles_manifest(engine), calibration_failure="no time")
+        doubles,
+        "make_manifest",
+        lambda engine, **said: replace(doubles_manifest(engine, **said), calibration_failure="no time"),
     )
     world = World()
     world.apply()

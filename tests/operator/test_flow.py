@@ -251,7 +251,7 @@ def measured(make):
     """Manifests with a calibration: four requests at once hold the SLO."""
     load = tuple(LoadPoint(count, 50.0 + count, 600.0 * count) for count in (1, 2, 4))
     profile = Profile(960, 32, 1e4, (LonePoint(960, 32, 50.0),), load, 0.0, 0.05, 1.0, cpus=4.0, inter_threads=4)
-    return lambda engine: replace(make(engine), profile=profile)
+    return lambda engine, **words: replace(make(engine, **words), profile=profile)
 
 
 def engine_conditions(world) -> dict[str, dict]:

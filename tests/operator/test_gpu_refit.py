@@ -54,29 +54,32 @@ def test_a_full_rebuild_takes_nobody_s_plan():
     assert find_base(wanted, [Engine.from_api(engine_of(OLD, full))]) is None
 
 
-async def answer_to(world: World, base: dict | None, text: str | None):
+async def answer_to(world: World, *bases: tuple[dict | None, str | None], facts: dict | None = None):
     operator = Operator(world)
     operator.memory.namespaces["team"] = "ns-uid"
-    if base is not None:
-        operator.observed.put(base)
-        if text is not None:
-            world.store.objects[engine_prefix("ns-uid", base["spec"]["key"]) + "manifest.json"] = text
-    report = BuildReport(pod_uid="p", engine_key="k", phase=BuildPhase.BUILDING, wants_refit_base=True)
+    for base, text in bases:
+        if base is not None:
+            operator.observed.put(base)
+            if text is not None:
+                world.store.objects[engine_prefix("ns-uid", base["spec"]["key"]) + "manifest.json"] = text
+    report = BuildReport(
+        pod_uid="p", engine_key="k", phase=BuildPhase.BUILDING, wants_refit_base=True, refit_facts=facts or {}
+    )
     answer = await operator.exchange.builds._answer("team", engine_of(WANTED, ready=False), report)
     assert answer is not None and answer.refit_base is not None
     return answer.refit_base
 
 
-def manifest_of(base: dict, *paths: str) -> str:
+def manifest_of(base: dict, *paths: str, layers: int = 32) -> str:
     files = tuple(ManifestFile(path, 10, "ab" * 32) for path in paths)
     inputs = key_inputs(base["spec"]["checkpointDigest"], REFITTED)
-    return Manifest(base["spec"]["key"], inputs, files, "cd" * 32, facts={"layers": 32}).to_json()
+    return Manifest(base["spec"]["key"], inputs, files, "cd" * 32, facts={"layers": layers}).to_json()
 
 
 async def test_the_builder_gets_the_plan_and_the_network_it_is_of():
     base = engine_of(OLD)
     text = manifest_of(base, "config.json", "rank0.engine", "refit-config.json", "refit-rank0.engine")
-    found = await answer_to(World(), base, text)
+    found = await answer_to(World(), (base, text))
     assert (found.engine, found.facts) == (base["metadata"]["name"], {"layers": 32})
     assert [file.path for file in found.files] == ["refit-config.json", "refit-rank0.engine"]
     assert all(f"{base['spec']['key']}/{file.path}" in file.url and file.size == 10 for file in found.files)
@@ -86,5 +89,21 @@ async def test_the_builder_gets_the_plan_and_the_network_it_is_of():
 async def test_where_there_is_no_plan_the_builder_is_told_so(text):
     base = engine_of(OLD)
     said = manifest_of(base, "config.json", "rank0.engine") if text == "whole" else text
-    assert (await answer_to(World(), base, said)).files == ()
-    assert (await answer_to(World(), None, None)).files == ()
+    assert (await answer_to(World(), (base, said))).files == ()
+    assert (await answer_to(World())).files == ()
+
+
+@pytest.mark.parametrize(("layers", "digest"), [(32, OLD), (40, NEWER), (12, None)])
+async def test_the_youngest_of_the_same_network_is_taken(layers, digest):
+    """The youngest of all may be another network by the same recipe: a larger model of the family."""
+    older, newer = engine_of(OLD), engine_of(NEWER, built="2026-02-01T00:00:00Z")
+    broken = engine_of("0d" * 32, built="2026-03-01T00:00:00Z")
+    found = await answer_to(
+        World(),
+        (older, manifest_of(older, "refit-rank0.engine")),
+        (newer, manifest_of(newer, "refit-rank0.engine", layers=40)),
+        (broken, "{"),
+        facts={"layers": layers},
+    )
+    names = {OLD: older["metadata"]["name"], NEWER: newer["metadata"]["name"], None: ""}
+    assert found.engine == names[digest]

@@ -169,7 +169,7 @@ HELD = {"replicas": 0, "until": "2040-01-01T00:00:00Z", "reason": "quiet"}
     ],
 )
 def test_requests_wait_for_a_model_at_zero_where_waiting_brings_a_replica(model, waits):
-    assert make_route(model, (), cap=1, created=0, reason="RouterBehind: x", now=NOW).coming is waits
+    assert make_route(model, (), cap=1, routers=1, created=0, reason="RouterBehind: x", now=NOW).coming is waits
 
 
 def test_one_request_that_waits_wakes_a_model_at_zero():

@@ -130,11 +130,11 @@ class World:
     def restart(self) -> None:
         self.operator = Operator(self)
 
-    def engine_of_builder(self, uid: str) -> Engine:
+    def engine_of_builder(self, uid: str) -> tuple[Engine, dict]:
+        """The Engine that a builder's pod works for, and the pod."""
         pod = next(obj for obj in self.cluster.objects.values() if obj["metadata"]["uid"] == uid)
-        return Engine.from_api(
-            self.cluster.objects[("Engine", NAMESPACE, pod["metadata"]["labels"]["hotstart.dev/engine"])]
-        )
+        name = pod["metadata"]["labels"]["hotstart.dev/engine"]
+        return Engine.from_api(self.cluster.objects[("Engine", NAMESPACE, name)]), pod
 
     def converts(self, uid: str) -> bool:
         """Whether the container before the builder runs in that pod."""

@@ -136,6 +136,8 @@ async def test_a_flipped_bit_is_found_before_serving(pod: Pod, store: Store) -> 
 
     await until(given_up, "no further attempt")
     assert store.gets.count("model.bin") == 2, "fetched once more, and not again"
+    said = (await pod.ask(request)).failure
+    assert said is not None and "delete the engine's folder in the store" in said.message
     assert not (pod.root / "models" / "engines" / ENGINE_KEY).exists()
     assert not await pod.ready()
 

@@ -13,7 +13,7 @@ from hotstart.engines.pod_agent.exposition import make_exposition
 from hotstart.engines.pod_agent.states import BUSY, TABLE, Event, ImpossibleEvent, next_state
 from hotstart.engines.pod_agent.triton_client import Counts, parse_counts
 from hotstart.engines.pod_agent.warm_up import make_prompts
-from hotstart.engines.transfers.ranges import Piece, contiguous, make_pieces, remaining
+from hotstart.engines.transfers.ranges import Piece, make_pieces, reach, remaining
 from hotstart.exchange.messages import EngineFile, PodFailure, PodReport, PodState
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +65,8 @@ def test_pieces_cover_each_file_once(sizes: list[int], piece: int) -> None:
     for file in files:
         spans = sorted((p.start, p.end) for p in pieces if p.path == file.path)
         assert [start for start, _ in spans] == list(range(0, file.size, piece))
-        assert contiguous(file.size, spans) == file.size
+        own = {p.start: p for p in pieces if p.path == file.path}
+        assert reach(0, own, set(own.values())) == file.size
     assert all(0 < p.size <= piece for p in pieces)
 
 
@@ -77,12 +78,14 @@ def test_what_is_done_is_not_fetched_again(sizes: list[int], piece: int, done: s
     assert {p.name for p in left} == {p.name for p in pieces} - finished
 
 
-@given(spans=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=8))
-def test_the_front_stops_at_the_first_gap(spans: list[tuple[int, int]]) -> None:
-    front = contiguous(50, spans)
-    covered = {byte for start, end in spans for byte in range(start, end)}
-    assert set(range(front)) <= covered
-    assert front == 50 or front not in covered
+@given(size=st.integers(0, 50), piece=st.integers(1, 9), lacking=st.sets(st.integers(0, 50)))
+def test_the_front_stops_at_the_first_gap(size: int, piece: int, lacking: set[int]) -> None:
+    pieces = {p.start: p for p in make_pieces(files_of([size]), piece)}
+    gaps = sorted(start for start in pieces if start in lacking)
+    done = {p for start, p in pieces.items() if start not in lacking}
+    for position in sorted(pieces):
+        first = next((gap for gap in gaps if gap >= position), size)
+        assert reach(position, pieces, done) == first
 
 
 def test_a_range_header_is_inclusive() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
-from hotstart.engines.manifest import engine_prefix
+from hotstart.engines.manifest import bundle_prefix, engine_prefix
 from hotstart.engines.store import EngineStore
 from hotstart.exchange.client import ExchangeClient, ExchangeFailed
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, UploadPart
@@ -35,6 +35,7 @@ class ScriptedOperator:
     engine_key: str
     epoch: int = 1
     spoil: Spoil = lambda part: part
+    bundle: str = ""  # digest of the tokenizer whose bundle is made; nothing: the engine is
     timing_cache: str = ""  # the object in the store; nothing: a builder that asks gets no answer
     reports: list[BuildReport] = field(default_factory=list)
     answers: BuildRequest = field(default_factory=BuildRequest)
@@ -42,6 +43,8 @@ class ScriptedOperator:
 
     @property
     def prefix(self) -> str:
+        if self.bundle:
+            return bundle_prefix(NAMESPACE_UID, self.engine_key, self.bundle)
         return engine_prefix(NAMESPACE_UID, self.engine_key)
 
     async def step(self, session: aiohttp.ClientSession) -> BuildReport:

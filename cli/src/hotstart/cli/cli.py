@@ -1,12 +1,13 @@
 """`hotstart-engine plan | inspect | key | convert | build | verify | calibrate | gc`, without Kubernetes.
 
-Exit codes: 0 done; 1 failed, and may succeed later (a store, a disk, memory); 2 wrong usage; 64 failed, and will until
-the checkpoint, the recipe or the machine is changed; 130 ended by Ctrl-C.
+Exit codes: 0 done; 1 failed, and may succeed later (a store, a full disk, memory); 2 wrong usage; 64 failed or refused,
+and will be until the checkpoint, the recipe or the machine is changed; 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -57,12 +58,18 @@ def make_parser() -> argparse.ArgumentParser:
     calibrate.add_argument("engine", type=Path, help="folder that `build` wrote")
     calibrate.add_argument("--recipe", type=Path, help=f"whose serving options are used: {RECIPE}")
 
-    gc = add("gc", "engines of a store that nobody uses; a dry run unless --delete")
+    gc = add(
+        "gc",
+        "engines, uploads and timing caches of namespaces that are gone; a dry run unless --delete. No cluster is "
+        "asked what is in use: of a namespace that stands, name what stays with --keep, or let the operator sweep it",
+    )
     gc.add_argument("--store", required=True, help="s3://BUCKET")
     gc.add_argument("--endpoint", default="", help="URL of the store; default AWS_ENDPOINT_URL, else AWS")
     gc.add_argument("--namespace-uid", action="append", default=[], help="whose engines may go; may be repeated")
-    gc.add_argument("--keep", action="append", default=[], metavar="KEY", help="an engine that stays; may be repeated")
-    gc.add_argument("--ttl", default="168h", help="only what was written longer ago (default: 168h)")
+    gc.add_argument(
+        "--keep", action="append", default=[], metavar="KEY", help="a whole key, or an Engine's name, that stays"
+    )
+    gc.add_argument("--ttl", default="168h", help="only what was written longer ago (168h; uploads: 24h)")
     gc.add_argument("--delete", action="store_true", help="delete what is garbage")
     return parser
 
@@ -72,21 +79,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO if options.verbose else logging.CRITICAL)
     from hotstart.cli.output import Output  # only now: --help needs no engine libraries
-    from hotstart.engines.errors import EngineError
+    from hotstart.engines.errors import EngineError, Reason
 
     output = Output(as_json=options.json, quiet=options.quiet)
     try:
-        find_command(options.command)(options, output)
+        failure: EngineError | None = find_command(options.command)(options, output)
+        return 0 if failure is None else exit_code(failure.retryable)
     except EngineError as error:
         output.fail(error.reason.value, error.message)
-        return EXIT_RETRYABLE if error.retryable else EXIT_TERMINAL
+        return exit_code(error.retryable)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = (
+            "free space, or set TMPDIR and --output to another disk" if full else "see to it, or name another place"
+        )
+        reason = Reason.DISK_FULL if full else Reason.INVALID_SPEC
+        output.fail(reason.value, f"{place}{error.strerror or error}: {remedy}.")
+        return exit_code(full)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    return 0
+
+
+def exit_code(retryable: bool) -> int:
+    """Of a failure."""
+    return EXIT_RETRYABLE if retryable else EXIT_TERMINAL
 
 
 def find_command(name: str):  # type: ignore[no-untyped-def]  # each takes the options and the output
-    """The function of a command."""
+    """The function of a command; one that has shown more than its failure returns that."""
     from hotstart.cli import commands, gc, plan
 
     found = {"plan": plan.run_plan, "gc": gc.run_gc}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import shutil
 import tempfile
 import time
@@ -22,9 +24,9 @@ from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.settings import BuildSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.calibrate.calibrate import calibrate
-from hotstart.engines.calibrate.samples import CalibrationFailed
-from hotstart.engines.errors import Reason, Terminal
-from hotstart.engines.key import key_inputs
+from hotstart.engines.calibrate.samples import CalibrationFailed, CannotCalibrate
+from hotstart.engines.errors import Reason, Retryable, Terminal
+from hotstart.engines.key import engine_name, key_inputs
 from hotstart.engines.manifest import MANIFEST_NAME, BadManifest, Manifest, parse_manifest
 from hotstart.engines.recipe import EngineRecipe
 from hotstart.engines.runtimes.runtime import check_toolchain, load_runtime
@@ -34,6 +36,8 @@ from hotstart.exchange.messages import BuildPhase, BuiltFile, ServingOptions
 from hotstart.operator.api import CompletionModelSpec
 from hotstart.operator.core.jobs import Failure
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, make_serving_options
+
+log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
@@ -74,13 +78,61 @@ def run_build(options: Namespace, output: Output) -> None:
     """Converts, builds, verifies and calibrates an engine, and writes it with its manifest."""
     spec = read_recipe(options.recipe)
     with prepared_build(options, spec, output) as (settings, state), empty_output(options.output) as folder:
-        began = time.monotonic()
-        with output.progress(state), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".hotstart-") as work:
-            made = make_engine(settings, state, Path(work), folder)
-        files = tuple(describe_file(path) for path in sorted(folder.iterdir()))
-        manifest = make_manifest(settings, made, files, time.monotonic() - began)
-        (folder / MANIFEST_NAME).write_text(manifest.to_json())
-    output.show({"output": str(options.output), **describe_engine(manifest)})
+        manifest = take_cached(settings, folder)
+        reused, began = manifest is not None, time.monotonic()
+        if manifest is None:
+            manifest = build_into(folder, settings, state, output, began)
+    if not reused:
+        keep_cached(options.output, manifest.key)
+    output.show({"output": str(options.output), "reused": reused, **describe_engine(manifest)})
+
+
+def build_into(folder: Path, settings: BuildSettings, state: BuildState, output: Output, began: float) -> Manifest:
+    """Builds the engine into an empty folder."""
+    with output.progress(state), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".hotstart-") as work:
+        made = make_engine(settings, state, Path(work), folder)
+    files = tuple(describe_file(path) for path in sorted(folder.iterdir()))
+    manifest = make_manifest(settings, made, files, time.monotonic() - began)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    return manifest
+
+
+def take_cached(settings: BuildSettings, folder: Path) -> Manifest | None:
+    """Fills ``folder`` with the engine from the cache; None where it is not there, or not as its manifest says."""
+    cached = cache_dir() / engine_name(settings.engine_key)
+    if not (cached / MANIFEST_NAME).is_file():
+        return None
+    try:
+        manifest, _ = read_engine(cached)
+    except Terminal as error:
+        log.warning("engine in the cache not taken error=%s", error)
+        return None
+    if (manifest.key, manifest.tokenizer_digest) != (settings.engine_key, settings.tokenizer_digest):
+        return None
+    copy_engine(cached, folder)
+    return manifest
+
+
+def keep_cached(engine: Path, key: str) -> None:
+    """Leaves the engine in the cache, in the place of what stood there: for `plan` and the next `build`."""
+    cached = cache_dir() / engine_name(key)
+    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".hotstart-") as parent:
+        copy_engine(engine, new := Path(parent) / "engine")
+        shutil.rmtree(cached, ignore_errors=True)
+        new.rename(cached)
+
+
+def copy_engine(source: Path, target: Path) -> None:
+    """By hard links, which take no room; where that cannot be, by copies."""
+
+    def link_or_copy(one: str, other: str) -> str:
+        try:
+            os.link(one, other)
+            return other
+        except OSError:
+            return shutil.copy2(one, other)
+
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def run_verify(options: Namespace, output: Output) -> None:
@@ -112,7 +164,8 @@ def run_calibrate(options: Namespace, output: Output) -> None:
         with output.progress(state):
             profile = calibrate(options.engine, recipe, serving, on_share=state.set_share)
     except CalibrationFailed as error:
-        raise Terminal(Reason.BUILD_FAILED, f"The engine was not calibrated: {error}.") from error
+        kind = Terminal if isinstance(error, CannotCalibrate) else Retryable  # a machine that is busy now
+        raise kind(Reason.BUILD_FAILED, f"The engine was not calibrated: {error}.") from error
     output.show({"profile": profile.to_json(), "noisy": profile.noisy})
 
 

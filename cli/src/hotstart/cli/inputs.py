@@ -60,11 +60,17 @@ def read_recipe(path: Path) -> CompletionModelSpec:
     value = read_yaml(path)
     if value.get("kind") == "CompletionModel":
         return read_model(path).spec
-    limits = value.get("limits") or {}
-    room = limits.get("sequenceTokens", 1024) - limits.get("inputTokens", 960) if isinstance(limits, Mapping) else 32
-    serving = {"maxNewTokens": max(1, min(32, room))} if isinstance(room, int) else {}
-    body = {"checkpoint": {"uri": SOMEWHERE}, "engine": value, "serving": serving}
+    body = {"checkpoint": {"uri": SOMEWHERE}, "engine": value, "serving": {"maxNewTokens": find_room(value)}}
     return check_spec(_validate(CompletionModelSpec.model_validate, body, path, strip="engine."), path)
+
+
+def find_room(engine: Mapping[str, Any]) -> int:
+    """Tokens that a completion may have with these limits; where they are none, validation says so later."""
+    limits = engine.get("limits") or {}
+    if not isinstance(limits, Mapping):
+        return 1
+    sequence, given = limits.get("sequenceTokens", 1024), limits.get("inputTokens", 960)
+    return max(1, min(32, sequence - given)) if isinstance(sequence, int) and isinstance(given, int) else 1
 
 
 def read_model(path: Path) -> CompletionModel:
@@ -117,6 +123,12 @@ def make_access(checkpoint: str, environment: Mapping[str, str] = os.environ, en
         EngineError: InvalidSpec, AccessDenied.
     """
     uri = checkpoint if "://" in checkpoint else f"file://{Path(checkpoint).expanduser().resolve()}"
+    if uri.startswith("pvc://"):
+        message = f"{uri} is a volume of the cluster, which this machine does not see: name a copy of it as a folder."
+        raise Terminal(Reason.INVALID_SPEC, message)
+    if uri.startswith("file://") and not Path(uri.removeprefix("file://")).exists():
+        message = f"{checkpoint} does not exist on this machine: name the checkpoint's folder or file."
+        raise Terminal(Reason.CHECKPOINT_NOT_FOUND, message)
     value = json.dumps({"uri": uri, "endpoint": endpoint, "secretName": ""})
     return make_checkpoint_access({**environment, "HOTSTART_CHECKPOINT": value}, local=True)
 

@@ -30,8 +30,8 @@ class Output:
         if self._as_json:
             sys.stdout.write(json.dumps(result, indent=2, sort_keys=True) + "\n")
             return
-        for name, value in result.items():
-            self._show_one(name, value)
+        for line in lines_of(result):
+            self._console.print(line, markup=False)
 
     def fail(self, reason: str, message: str) -> None:
         """A failure, with its reason's word in the runbook."""
@@ -57,26 +57,33 @@ class Output:
         columns = (TextColumn("{task.description:12}"), BarColumn(), TextColumn("{task.fields[left]}"))
         with Progress(*columns, TimeElapsedColumn(), console=self._errors, transient=True) as bar:
             task = bar.add_task("", total=100, left="")
-            while not ended.wait(LOOK_SECONDS):
+            done = False
+            while not done:
+                done = ended.wait(LOOK_SECONDS)
                 report = state.report()
                 left = "" if report.eta_seconds is None else f"about {report.eta_seconds:.0f} s left"
                 bar.update(task, completed=report.percent, description=report.phase.value, left=left)
         return None
 
     def _tell_phases(self, state: BuildState, ended: threading.Event) -> None:
-        told = ""
-        while not ended.wait(LOOK_SECONDS):
+        told, done = "", False
+        while not done:
+            done = ended.wait(LOOK_SECONDS)
             phase = state.phase.value
             if phase != told:
                 self._errors.print(f"{phase} ...", markup=False)
                 told = phase
 
-    def _show_one(self, name: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            value = [f"{key}: {part}" for key, part in value.items()]
-        if isinstance(value, list | tuple):
-            self._console.print(f"{name}:", markup=False)
-            for part in value:
-                self._console.print(f"  {part}", markup=False)
-        else:
-            self._console.print(f"{name}: {value}", markup=False)
+
+def lines_of(value: Any, indent: str = "") -> Iterator[str]:
+    """A result as lines: what is in a mapping or a list is indented below its name."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            nested = isinstance(part, Mapping | list | tuple)
+            yield f"{indent}{name}:" if nested else f"{indent}{name}: {part}"
+            if nested:
+                yield from lines_of(part, f"{indent}  ")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            nested = isinstance(part, Mapping | list | tuple)
+            yield from lines_of(part, f"{indent}  ") if nested else (f"{indent}{part}",)

@@ -14,7 +14,7 @@ from hotstart.cli.inputs import make_access, read_model
 from hotstart.cli.output import Output
 from hotstart.engines.architectures import OURS, ConvertOptions, find_architecture, make_convert_argv
 from hotstart.engines.build_estimate import make_build_estimate, say_build_estimate
-from hotstart.engines.errors import EngineError
+from hotstart.engines.errors import EngineError, Reason, Terminal
 from hotstart.engines.key import diff_inputs, key_inputs
 from hotstart.engines.manifest import MANIFEST_NAME
 from hotstart.engines.recipe import EngineRecipe
@@ -27,41 +27,51 @@ from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, ma
 NOT_READ = "the checkpoint was not read whole, and the key needs its digests: add --inspect"
 
 
-def run_plan(options: Namespace, output: Output) -> None:
-    """Key, steps, command lines, memory plan, what would be reused, what is unknown and why."""
+def run_plan(options: Namespace, output: Output) -> EngineError | None:
+    """Key, steps, command lines, memory plan, what would be reused, what is unknown and why.
+
+    What is refused, or wrong with the checkpoint, is shown and returned.
+    """
     spec = read_model(options.file).spec
     unknown: list[str] = []
-    checkpoint = read_checkpoint(options, spec, output, unknown)
+    try:
+        checkpoint = read_checkpoint(options, spec, output, unknown)
+    except EngineError as error:
+        unknown.append(f"checkpoint: {error.reason.value}: {error.message}")
+        output.show({"failure": {"reason": error.reason.value, "message": error.message}, "unknown": unknown})
+        return error
     if checkpoint is None:
         output.show({"unknown": unknown})
-        return
+        return None
     wanted = decide_wanted_engine(spec, checkpoint)
+    refusal = wanted if isinstance(wanted, Failure) else wanted.refusal
     if isinstance(wanted, Failure):
         output.show({"refused": f"{wanted.reason}: {wanted.message}", "unknown": unknown})
-        return
-    output.show(describe(wanted, checkpoint, options.engines or cache_dir(), unknown))
+    else:
+        output.show(describe(wanted, checkpoint, options.engines or cache_dir(), unknown))
+    return None if refusal is None else Terminal(Reason.UNSUPPORTED_RECIPE, refusal.message)
 
 
 def read_checkpoint(
     options: Namespace, spec: CompletionModelSpec, output: Output, unknown: list[str]
 ) -> CheckpointStatus | None:
-    """What can be known of the checkpoint; what cannot goes into ``unknown``."""
+    """What can be known of the checkpoint; what cannot goes into ``unknown``. None: only a cluster sees it.
+
+    Raises:
+        EngineError: whatever is wrong with store or checkpoint.
+    """
     named = options.checkpoint or spec.checkpoint.uri
     if named.startswith("pvc://"):
         unknown.append(f"checkpoint: {named} is a volume of the cluster; name a copy with --checkpoint")
         return None
     endpoint = "" if options.checkpoint else spec.checkpoint.endpoint or ""
-    try:
-        access = make_access(named, endpoint=endpoint)
-        if not options.inspect:
-            unknown.append(f"key: {NOT_READ}")
-            return read_config(access, spec)
-        state = new_state("")
-        with output.progress(state), inspected(access, spec, state, heads_only=True) as found:
-            return found.status
-    except EngineError as error:
-        unknown.append(f"checkpoint: {error.reason.value}: {error.message}")
-        return None
+    access = make_access(named, endpoint=endpoint)
+    if not options.inspect:
+        unknown.append(f"key: {NOT_READ}")
+        return read_config(access, spec)
+    state = new_state("")
+    with output.progress(state), inspected(access, spec, state, heads_only=True) as found:
+        return found.status
 
 
 def describe(wanted: WantedEngine, checkpoint: CheckpointStatus, engines: Path, unknown: list[str]) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def describe(wanted: WantedEngine, checkpoint: CheckpointStatus, engines: Path, 
     result: dict[str, Any] = {"architecture": checkpoint.architecture, "parameters": checkpoint.parameters}
     if known:
         result["key"] = wanted.key
-        result["reuse"] = describe_reuse(wanted, checkpoint.digest, engines)
+        result["reuse"] = describe_reuse(wanted, checkpoint, engines)
     if wanted.refusal is not None:
         return {**result, "refused": f"{wanted.refusal.reason}: {wanted.refusal.message}", "unknown": unknown}
     result["steps"] = describe_steps(recipe, checkpoint)
@@ -109,14 +119,18 @@ def describe_conversion(recipe: EngineRecipe, checkpoint: CheckpointStatus) -> s
     return shlex.join(make_convert_argv(architecture, options))
 
 
-def describe_reuse(wanted: WantedEngine, digest: str, engines: Path) -> str:
+def describe_reuse(wanted: WantedEngine, checkpoint: CheckpointStatus, engines: Path) -> str:
     """Whether the engine stands in a folder of engines, or how it differs from the nearest one there."""
-    inputs, nearest, where = key_inputs(digest, wanted.recipe), None, ""
+    inputs, nearest, where = key_inputs(checkpoint.digest, wanted.recipe), None, ""
     for path in sorted(engines.glob(f"*/{MANIFEST_NAME}")):
         try:
             other = json.loads(path.read_text())
-            if other["key"] == wanted.key:
+            if other["key"] == wanted.key and other["tokenizer_digest"] == checkpoint.tokenizer_digest:
                 return f"{path.parent} is this engine: nothing is built"
+            if other["key"] == wanted.key:
+                return (
+                    f"{path.parent} is this engine with another tokenizer: a cluster makes the tokenizer's files alone"
+                )
             difference = diff_inputs(inputs, other["inputs"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not an engine's folder

@@ -2,8 +2,8 @@
 
 An engine is in use while a model's spec or status names it, a pod of any revision serves it, or a build of it runs.
 What falls out of use is kept for a time to live, so that going back to the previous revision builds nothing.
-Half-finished uploads have a shorter one. Engines of namespaces that nobody here knows are another cluster's: reported,
-never touched.
+Half-finished uploads have a shorter one. The marker of a quarantine stays: it says that an engine must not be built.
+Engines of namespaces that nobody here knows are another cluster's: reported, never touched.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from hotstart.engines.key import engine_name
 from hotstart.engines.manifest import MANIFEST_NAME, QUARANTINE_NAME
 
 ROOT = "engines/"
-LAST_WRITTEN = (MANIFEST_NAME, QUARANTINE_NAME)
 UNFINISHED_SECONDS = 24 * 3600.0  # a build takes four hours at most
 
 
@@ -33,7 +32,7 @@ class StoredObject:
 class StoredFolder:
     """All objects of one engine, the newest of them of ``modified``.
 
-    ``whole``: its manifest stands, or the word that it must not be built.
+    ``whole``: its manifest stands; ``marked``: the word that it must not be built does, and no engine.
     """
 
     namespace_uid: str
@@ -41,6 +40,7 @@ class StoredFolder:
     size: int
     modified: float
     whole: bool
+    marked: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -65,11 +65,15 @@ GARBAGE = frozenset((Fate.EXPIRED, Fate.ABANDONED))
 
 @dataclass(frozen=True)
 class Marks:
-    """What is known of use. ``used`` and the keys of ``unused_since`` (seconds) are places; ``namespaces`` are UIDs."""
+    """What is known of use. ``used`` and the keys of ``unused_since`` (seconds) are places; ``namespaces`` are UIDs.
+
+    ``keeps_markers`` False: the namespaces are gone, and with them all that a marker is for.
+    """
 
     used: Collection[tuple[str, str]]
     unused_since: Mapping[tuple[str, str], float]
     namespaces: Collection[str]
+    keeps_markers: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,16 @@ def make_folders(objects: Iterable[StoredObject]) -> tuple[StoredFolder, ...]:
             engine_key=key,
             size=sum(stored.size for stored in members),
             modified=max(stored.modified for stored in members),
-            whole=any(stored.key in (f"{ROOT}{uid}/{key}/{name}" for name in LAST_WRITTEN) for stored in members),
+            whole=has(members, MANIFEST_NAME),
+            marked=has(members, QUARANTINE_NAME) and not has(members, MANIFEST_NAME),
         )
         for (uid, key), members in sorted(found.items())
     )
+
+
+def has(members: Iterable[StoredObject], name: str) -> bool:
+    """Whether a file of that name stands directly in the engine's folder."""
+    return any(stored.key.count("/") == 3 and stored.key.endswith(f"/{name}") for stored in members)
 
 
 def decide_fate(folder: StoredFolder, marks: Marks, now: float, ttl: float) -> Fate:
@@ -116,8 +126,10 @@ def decide_fate(folder: StoredFolder, marks: Marks, now: float, ttl: float) -> F
         return Fate.FOREIGN
     if folder.place in marks.used:
         return Fate.USED
+    if folder.marked and marks.keeps_markers:
+        return Fate.KEPT
     since = max(folder.modified, marks.unused_since.get(folder.place, 0.0))
-    if not folder.whole:
+    if not (folder.whole or folder.marked):
         return Fate.ABANDONED if now - since > UNFINISHED_SECONDS else Fate.UNFINISHED
     return Fate.EXPIRED if now - since > ttl else Fate.KEPT
 

@@ -1,6 +1,8 @@
 """The manifest of an engine: what it is made of, file by file. Written last, so half an upload is no engine. Pure.
 
-In the store an engine lies under ``engines/<namespace uid>/<key>/``, with ``manifest.json`` beside its files.
+In the store an engine lies under ``engines/<namespace uid>/<key>/``, with ``manifest.json`` beside its files. Among
+these is the tokenizer that it was built with. A further tokenizer of the same weights is a *bundle*: its files take
+the place of the engine's own, and lie with a manifest of their own under ``bundles/<tokenizer digest>/``.
 """
 
 from __future__ import annotations
@@ -60,6 +62,11 @@ class Manifest:
 def engine_prefix(namespace_uid: str, key: str) -> str:
     """The engine's folder in the store, with a slash at its end."""
     return f"engines/{namespace_uid}/{key}/"
+
+
+def bundle_prefix(namespace_uid: str, key: str, tokenizer_digest: str) -> str:
+    """The folder of one tokenizer's bundle in the store, with a slash at its end."""
+    return f"{engine_prefix(namespace_uid, key)}bundles/{tokenizer_digest}/"
 
 
 def manifest_sha256(text: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 FULL, REFIT = "Full", "Refit"  # how new weights become an engine
+PLAN_PREFIX = "refit-"  # of files of an engine: its plan without weights, which another refit begins from
 
 
 @dataclass(frozen=True)

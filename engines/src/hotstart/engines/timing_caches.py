@@ -12,6 +12,7 @@ from dataclasses import asdict
 from hotstart.engines.key import canonical_json
 from hotstart.engines.recipe import Platform, Toolchain
 
+ROOT = "timing-caches/"
 FORMAT = 1
 NAME_LENGTH = 40
 MOST_BYTES = 256 * 1024**2  # a larger one is not kept
@@ -31,7 +32,7 @@ def timing_cache_name(toolchain: Toolchain, platform: Platform) -> str:
 
 def timing_cache_path(namespace_uid: str, toolchain: Toolchain, platform: Platform) -> str:
     """The object in the store: each namespace has its own, for a cache is read by code that runs on a GPU."""
-    return f"timing-caches/{namespace_uid}/{timing_cache_name(toolchain, platform)}"
+    return f"{ROOT}{namespace_uid}/{timing_cache_name(toolchain, platform)}"
 
 
 def has_timing_cache(toolchain: Toolchain) -> bool:

@@ -71,6 +71,8 @@ class PodAssignment(Message):
     runtime: Literal["ctranslate2", "tensorrt_llm"]
     manifest_sha256: str
     serving: ServingOptions
+    tokenizer_digest: str = ""  # with a tokenizer other than the engine's own: its digest, and that of the manifest
+    bundle_sha256: str = ""  # of its bundle; the bundle's files take the place of the engine's
 
 
 class PodRequest(Message):
@@ -248,6 +250,7 @@ class BuildReport(Message):
     wants_parts: tuple[WantedPart, ...] = ()
     wants_timing_cache: Literal["", "get", "put"] = ""  # measurements of kernels, for the build alone
     wants_refit_base: bool = False
+    refit_facts: dict[str, Any] = Field(default_factory=dict)  # with it: of the network that is built
     manifest: str = ""  # canonical JSON of the manifest, once UPLOADED
     failure: PodFailure | None = None
     log_tail: tuple[str, ...] = ()

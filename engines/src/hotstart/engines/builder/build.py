@@ -1,4 +1,4 @@
-"""The ``build`` Job: checkpoint -> engine -> store, with the exchange served beside the work.
+"""The ``build`` Job: checkpoint -> engine (or a tokenizer's bundle) -> store, with the exchange beside the work.
 
 Downloading, converting and verifying block and run in one thread; the exchange and the upload run in the event loop.
 """
@@ -9,12 +9,13 @@ import asyncio
 import logging
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from hotstart.engines.build_estimate import say_build_estimate
+from hotstart.engines.builder.bundle import make_bundle
 from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
 from hotstart.engines.builder.conversion import (
     EXPECTATIONS,
@@ -65,7 +66,8 @@ async def _work(settings: BuildSettings, state: BuildState) -> None:
         work, engine = Path(parent) / "work", Path(parent) / "engine"
         work.mkdir()
         engine.mkdir()
-        made = await asyncio.to_thread(make_engine, settings, state, work, engine)
+        make = make_only_bundle if settings.bundle else make_engine
+        made = await asyncio.to_thread(make, settings, state, work, engine)
         async with aiohttp.ClientSession() as session:
             files = await upload_engine(state, engine, session)
         state.manifest = make_manifest(settings, made, files, time.monotonic() - state.began).to_json()
@@ -77,11 +79,19 @@ async def _work(settings: BuildSettings, state: BuildState) -> None:
 
 @dataclass(frozen=True)
 class MadeEngine:
-    """What was built: of which checkpoint, how far it agrees with it, and how fast it is."""
+    """What was built: of which checkpoint, how far it agrees with it, and how fast it is.
+
+    A bundle, which is no engine, has neither verification nor profile.
+    """
 
     prepared: Prepared
-    verification: Verification
-    calibrated: Calibrated
+    verification: Verification | None = None
+    calibrated: Calibrated = field(default_factory=lambda: Calibrated(None, None))
+
+
+def make_only_bundle(settings: BuildSettings, state: BuildState, work: Path, bundle: Path) -> MadeEngine:
+    """``make_engine`` for an engine that stands in the store and lacks its tokenizer's files."""
+    return MadeEngine(make_bundle(settings, state, work, bundle))
 
 
 def make_engine(settings: BuildSettings, state: BuildState, work: Path, engine: Path) -> MadeEngine:

@@ -1,4 +1,4 @@
-"""``hotstart-builder inspect | convert | build``: settings of the environment, last word in the termination message."""
+"""``hotstart-builder inspect | convert | build | bundle``: settings of the environment, last word to Kubernetes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TERMINATION_LOG = "/dev/termination-log"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ends the process with 0, 64 (another try cannot help), 1 (it can), 137 (with more memory) or 143 (SIGTERM)."""
     parser = argparse.ArgumentParser(prog="hotstart-builder", description="Inspects checkpoints and builds engines.")
-    parser.add_argument("command", choices=("inspect", "convert", "build", "calibrate"))
+    parser.add_argument("command", choices=("inspect", "convert", "build", "bundle", "calibrate"))
     command = parser.parse_args(arguments).command
     signal.signal(signal.SIGTERM, _end_at_once)
     tail = set_up_logging()
@@ -41,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         serve_calibrator(os.environ)
     if command == "inspect":
         code = run_inspect(os.environ, tail)
+    elif command == "convert":
+        code = _run_until_done(run_convert(os.environ, tail))
     else:
-        code = _run_until_done((run_build if command == "build" else run_convert)(os.environ, tail))
+        code = _run_until_done(run_build(os.environ, tail, bundle=command == "bundle"))
     logging.shutdown()
     os._exit(code)  # a thread that still converts a cancelled build must not hold the exit
 
@@ -87,12 +89,12 @@ async def run_convert(environment: Mapping[str, str], tail: LogTail) -> int:
     return 0
 
 
-async def run_build(environment: Mapping[str, str], tail: LogTail) -> int:
-    """Builds; writes the failure if there is one, and returns the exit code."""
+async def run_build(environment: Mapping[str, str], tail: LogTail, *, bundle: bool = False) -> int:
+    """Builds the engine, or a tokenizer's bundle; writes the failure if there is one, and returns the exit code."""
     from hotstart.engines.builder.build import build  # only here: an inspection needs no web server
 
     try:
-        failure = await build(make_build_settings(environment), tail)
+        failure = await build(make_build_settings(environment, bundle=bundle), tail)
     except Exception as error:  # noqa: BLE001 - the program's edge, as above
         return _fail(environment, error, Reason.BUILD_FAILED, tail)
     return 0 if failure is None else _end_failed(environment, failure, tail)

@@ -118,9 +118,7 @@ def begin(settings: ConversionSettings, state: BuildState, folder: Path) -> Conv
     source, files = folder / CHECKPOINT, folder / FILES
     source.mkdir()
     files.mkdir()
-    state.enter(BuildPhase.DOWNLOADING)
-    prepared = _download(settings, state, source)
-    check_pinned(settings, prepared)
+    prepared = fetch_checkpoint(settings, state, source)
     return Conversion(prepared, source, files, round(time.monotonic() - began, 1))
 
 
@@ -170,14 +168,16 @@ def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receip
 
 def check_pinned(settings: ConversionSettings, prepared: Prepared) -> None:
     """Raises Terminal where the checkpoint is no longer the inspected one, or the key is not that of the recipe."""
-    pinned = (settings.checkpoint_digest, settings.tokenizer_digest)
-    if (prepared.checkpoint_digest, prepared.tokenizer_digest) != pinned:
-        raise Terminal(
-            Reason.CHECKPOINT_CHANGED,
-            f"The checkpoint at {settings.checkpoint.place.uri} is no longer the one that was inspected (digest "
-            f"{settings.checkpoint_digest[:12]} then, {prepared.checkpoint_digest[:12]} now): set checkpoint.revision "
-            "to have it inspected again.",
-        )
+    for what, then, now in (
+        ("checkpoint", settings.checkpoint_digest, prepared.checkpoint_digest),
+        ("tokenizer of the checkpoint", settings.tokenizer_digest, prepared.tokenizer_digest),
+    ):
+        if then != now:
+            raise Terminal(
+                Reason.CHECKPOINT_CHANGED,
+                f"The {what} at {settings.checkpoint.place.uri} is no longer the one that was inspected (digest "
+                f"{then[:12]} then, {now[:12]} now): set checkpoint.revision to have it inspected again.",
+            )
     if make_key(key_inputs(settings.checkpoint_digest, settings.recipe)) != settings.engine_key:
         raise Terminal(
             Reason.INVALID_SPEC,
@@ -185,7 +185,13 @@ def check_pinned(settings: ConversionSettings, prepared: Prepared) -> None:
         )
 
 
-def _download(settings: ConversionSettings, state: BuildState, folder: Path) -> Prepared:
+def fetch_checkpoint(settings: ConversionSettings, state: BuildState, folder: Path) -> Prepared:
+    """Downloads the checkpoint into ``folder``, checks it, and that it is the inspected one.
+
+    Raises:
+        EngineError: the store, the checkpoint or the disk; CheckpointChanged.
+    """
+    state.enter(BuildPhase.DOWNLOADING)
     done = 0
 
     def on_choice(size: int) -> None:
@@ -196,7 +202,7 @@ def _download(settings: ConversionSettings, state: BuildState, folder: Path) -> 
         done += count
         state.set_share(done / max(state.checkpoint_bytes, 1))
 
-    return prepare(
+    prepared = prepare(
         settings.checkpoint.open(),
         folder,
         settings.serving,
@@ -205,6 +211,8 @@ def _download(settings: ConversionSettings, state: BuildState, folder: Path) -> 
         heads_only=False,
         runtime=settings.recipe.toolchain.runtime,
     )
+    check_pinned(settings, prepared)
+    return prepared
 
 
 def _expect(settings: ConversionSettings, state: BuildState, conversion: Conversion) -> None:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def fetch_refit_base(state: BuildState, work: Path, facts: Mapping[str, Any], *, patience: float = PATIENCE) -> bool:
     """Writes the plan to ``work/base``; False where none stands for this network, or it cannot be had whole."""
-    base = state.ask_refit_base(patience)
+    base = state.ask_refit_base(facts, patience)
     if base is None or not base.files:
         log.info("nothing to refit: the network is compiled answered=%s", base is not None)
         return False

@@ -79,6 +79,7 @@ class BuildSettings(ConversionSettings):
     keys_file: Path
     host: str
     port: int
+    bundle: bool = False  # the engine stands in the store: only the files of its tokenizer are made
 
 
 def make_inspect_settings(environment: Mapping[str, str]) -> InspectSettings:
@@ -105,7 +106,7 @@ def make_conversion_settings(environment: Mapping[str, str]) -> ConversionSettin
     )
 
 
-def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
+def make_build_settings(environment: Mapping[str, str], *, bundle: bool = False) -> BuildSettings:
     """Raises Terminal (InvalidSpec) with the variable's name."""
     keys_folder = Path(environment.get("HOTSTART_KEYS_DIR", KEYS_MOUNT))
     return BuildSettings(
@@ -115,6 +116,7 @@ def make_build_settings(environment: Mapping[str, str]) -> BuildSettings:
         keys_file=keys_folder / KEYS_FILE,
         host=environment.get("HOTSTART_HOST", "0.0.0.0"),
         port=int(environment.get("HOTSTART_PORT", PORT_AGENT)),
+        bundle=bundle,
     )
 
 

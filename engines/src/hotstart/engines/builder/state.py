@@ -9,8 +9,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.progress import Position, decide_outlook
@@ -49,6 +49,7 @@ class BuildState:
         self._timing_url = ""
         self._timing_told = threading.Event()
         self._base_wanted = False
+        self._base_facts: Mapping[str, Any] = {}
         self._base: RefitBase | None = None
         self._base_told = threading.Event()
 
@@ -114,12 +115,14 @@ class BuildState:
         self._timing_wanted = ""
         return self._timing_url
 
-    def ask_refit_base(self, patience: float) -> RefitBase | None:
-        """The engine whose plan may be taken, or None where the operator is silent for ``patience`` seconds.
+    def ask_refit_base(self, facts: Mapping[str, Any], patience: float) -> RefitBase | None:
+        """An engine of the network with these ``facts``, whose plan may be taken.
+
+        None where the operator is silent for ``patience`` seconds.
 
         Called by the thread that builds; blocks.
         """
-        self._base_wanted = True
+        self._base_facts, self._base_wanted = facts, True
         self._base_told.wait(patience)
         self._base_wanted = False
         return self._base
@@ -167,6 +170,7 @@ class BuildState:
             wants_parts=decide_wanted(self._parts, begun=begun, held=self._held()) if uploading else (),
             wants_timing_cache=self._timing_wanted,
             wants_refit_base=self._base_wanted,
+            refit_facts=dict(self._base_facts) if self._base_wanted else {},
             manifest=self.manifest,
             failure=self.failure,
             log_tail=self._tail.lines() if self.failure is not None else (),

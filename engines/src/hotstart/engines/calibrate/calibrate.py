@@ -13,7 +13,7 @@ from hotstart.engines.calibrate.cpus import read_cpu_limit
 from hotstart.engines.calibrate.fit import Machine, fit
 from hotstart.engines.calibrate.measure import OnShare, Prompts, Submit, Sweeper
 from hotstart.engines.calibrate.plan import CPU_BUDGET, GPU_BUDGET, Budget, make_plan
-from hotstart.engines.calibrate.samples import CalibrationFailed
+from hotstart.engines.calibrate.samples import CalibrationFailed, CannotCalibrate
 from hotstart.engines.errors import EngineError
 from hotstart.engines.profile import Profile, usable_cpus
 from hotstart.engines.recipe import EngineRecipe
@@ -48,7 +48,7 @@ def calibrate(
     """
     runtime = recipe.toolchain.runtime
     if runtime not in OPENINGS:
-        raise CalibrationFailed(f"there is no way to calibrate an engine of {runtime}; {', '.join(OPENINGS)} can be")
+        raise CannotCalibrate(f"there is no way to calibrate an engine of {runtime}; {', '.join(OPENINGS)} can be")
     opening, usual = OPENINGS[runtime]
     began = time.monotonic()
     try:

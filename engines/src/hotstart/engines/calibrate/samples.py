@@ -17,6 +17,10 @@ class CalibrationFailed(Exception):
     """Nothing that makes a profile could be measured; the text says why."""
 
 
+class CannotCalibrate(CalibrationFailed):
+    """Nor will it be, until engine or image is another."""
+
+
 @dataclass(frozen=True)
 class Step:
     """``concurrency`` clients, each sending its next request when the last one is answered; ``requests`` at least."""

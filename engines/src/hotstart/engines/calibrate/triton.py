@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
-from hotstart.engines.calibrate.samples import CalibrationFailed, Timing, make_timing
+from hotstart.engines.calibrate.samples import CalibrationFailed, CannotCalibrate, Timing, make_timing
 from hotstart.engines.calibrate.vocabulary import read_vocabulary
 from hotstart.engines.errors import EngineError, Reason, Terminal
 from hotstart.engines.pod_agent.load_failures import find_replay_words
@@ -164,7 +164,7 @@ class OwnTriton:
 
     def __enter__(self) -> TritonCompletion:
         if self._installation is None:
-            raise CalibrationFailed("tritonserver is not in this image: an engine of TensorRT-LLM is measured in it")
+            raise CannotCalibrate("tritonserver is not in this image: an engine of TensorRT-LLM is measured in it")
         with contextlib.ExitStack() as stack:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calibrate-")))
             plan = self._write(root)

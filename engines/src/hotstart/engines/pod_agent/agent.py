@@ -286,10 +286,10 @@ class Agent:
         key = wanted.assignment.engine_key
         wrong = [file.path for file in wanted.files if self._digests.get(file.path) != file.sha256]
         if wrong:
-            message = (
-                f"{wrong[0]} from the store is not what the engine's manifest says (its sha256 differs): "
-                "delete the engine's folder in the store, then the Engine, to build it again."
-            )
+            remedy = "delete the engine's folder in the store, then the Engine, to build it again."
+            if self._corrupt < REFETCHES:  # what a crash of the node left of an earlier fetch may be damaged here
+                remedy = "it is fetched once more, whole."
+            message = f"{wrong[0]} is not what the engine's manifest says (its sha256 differs): {remedy}"
             raise BringUpFailed(ENGINE_CORRUPT, message, retryable=True)
         if self._disk.partial(key).exists():
             self._disk.publish(key)

@@ -10,7 +10,9 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from pathlib import Path
 import aiohttp
 from hotstart.engines.errors import EngineError, Reason, Retryable
 from hotstart.engines.files import READ_BYTES, write_atomically
-from hotstart.engines.transfers.ranges import Piece, contiguous, make_pieces, remaining
+from hotstart.engines.transfers.ranges import Piece, make_pieces, reach, remaining
 from hotstart.exchange.messages import EngineFile
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,7 @@ PARALLEL = 4
 ATTEMPTS = 6  # of one piece
 URL_WAIT_SECONDS = 60.0  # for the operator to send URLs
 FIRST_PAUSE_SECONDS = 0.2  # doubles with each attempt
+REMEMBER_SECONDS = 1.0  # between two writes of pieces.json
 BLOCK_BYTES = 1024 * 1024  # read ahead of each stream, and written at a time
 TIMEOUT = aiohttp.ClientTimeout(total=120, connect=10, sock_read=20)
 PIECES_FILE = "pieces.json"
@@ -79,9 +82,12 @@ class Download:
     on_bytes: Callable[[int], None] = lambda count: None
     timeout: aiohttp.ClientTimeout = TIMEOUT
     first_pause: float = FIRST_PAUSE_SECONDS
+    remember_seconds: float = REMEMBER_SECONDS
     _sizes: dict[str, int] = field(init=False)
     _done: set[Piece] = field(default_factory=set)
     _etags: dict[str, str] = field(default_factory=dict)  # by path: of the object that the pieces are of
+    _spoilt: set[str] = field(default_factory=set)  # paths whose object changed during this run
+    _remembered: float = -math.inf
     _there: int = 0
     _advanced: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -99,10 +105,13 @@ class Download:
             todo: asyncio.Queue[Piece] = asyncio.Queue()
             for piece in remaining(pieces, frozenset(piece.name for piece in self._done)):
                 todo.put_nowait(piece)
-            async with asyncio.TaskGroup() as group:
-                for _ in range(PARALLEL):
-                    group.create_task(self._work(todo))
-                hashing = [group.create_task(self._hash(file)) for file in self.files]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(PARALLEL):
+                        group.create_task(self._work(todo))
+                    hashing = [group.create_task(self._hash(file)) for file in self.files]
+            finally:
+                self._remember()
             return {file.path: task.result() for file, task in zip(self.files, hashing, strict=True)}
         except ExceptionGroup as group_of:
             raise _explain(group_of.exceptions[0], self.files) from group_of
@@ -135,8 +144,14 @@ class Download:
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return set()
 
+    def _remember_soon(self) -> None:
+        """At most once in ``remember_seconds``: an engine of 100 GB has ten thousand pieces."""
+        if time.monotonic() - self._remembered >= self.remember_seconds:
+            self._remember()
+
     def _remember(self) -> None:
         """Not synced to the disk: what a crash of the whole node damages, the engine's digests find."""
+        self._remembered = time.monotonic()
         pieces = sorted(piece.name for piece in self._done)
         text = json.dumps({"etags": self._etags, "pieces": pieces})
         write_atomically(self.folder / PIECES_FILE, text, sync=False)
@@ -145,14 +160,17 @@ class Download:
         while not todo.empty():
             piece = todo.get_nowait()
             await self._fetch(piece)
+            if piece.path in self._spoilt:  # another piece of it has just shown that this one is of an older object
+                continue
             self._done.add(piece)
-            self._remember()
+            self._remember_soon()
             self._advanced.set()
 
     async def _fetch(self, piece: Piece) -> None:
         """Fetches one piece, with other attempts and other URLs as needed."""
-        refused = ""
+        refused, pause = "", 0.0
         for attempt in range(ATTEMPTS):
+            await asyncio.sleep(pause)
             url = await self.urls.get(piece.path, refused)
             before = self._there
             try:
@@ -160,12 +178,11 @@ class Download:
                 return
             except Refused as error:
                 log.info("url refused, waiting for another path=%s error=%s", piece.path, error)
-                refused = url
+                refused, pause = url, 0.0
                 last: Exception = error
             except (Transient, aiohttp.ClientError, TimeoutError) as error:
                 log.warning("fetch failed path=%s attempt=%d error=%r", piece.name, attempt + 1, error)
-                last = error
-                await asyncio.sleep(self.first_pause * 2**attempt)
+                last, pause = error, self.first_pause * 2**attempt
             self._count(before - self._there)
         reason = Reason.ENGINE_FETCH_FAILED if isinstance(last, Refused) else Reason.STORE_UNREACHABLE
         message = f"{piece.path} could not be fetched from the store in {ATTEMPTS} attempts, at last: {last}"
@@ -193,23 +210,24 @@ class Download:
 
     def _check_same(self, etag: str, path: str) -> None:
         """Raises EngineError where this piece is of another object than the pieces before it."""
-        if etag and self._etags.setdefault(path, etag) != etag:
+        if path in self._spoilt or (etag and self._etags.setdefault(path, etag) != etag):
             raise self._changed(path)
 
     def _changed(self, path: str) -> EngineError:
         """Forgets all pieces of the file: the next attempt begins it anew."""
+        self._spoilt.add(path)
         self._done = {piece for piece in self._done if piece.path != path}
         self._etags.pop(path, None)
-        self._remember()
         return Retryable(Reason.ENGINE_CORRUPT, f"{path} changed in the store while it was fetched. {REBUILD}")
 
     async def _hash(self, file: EngineFile) -> str:
         """sha256 of a file, read behind the arriving pieces while they are still in memory."""
         digest = hashlib.sha256()
         position = 0
+        pieces = {piece.start: piece for piece in make_pieces((file,))}
         with (self.folder / file.path).open("rb") as content:
             while position < file.size:
-                ready = contiguous(file.size, ((p.start, p.end) for p in self._done if p.path == file.path))
+                ready = reach(position, pieces, self._done)
                 if ready == position:
                     self._advanced.clear()
                     await self._advanced.wait()

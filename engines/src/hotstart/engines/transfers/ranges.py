@@ -6,7 +6,7 @@ done, so that a restarted agent goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from hotstart.exchange.messages import EngineFile
@@ -52,11 +52,8 @@ def remaining(pieces: Iterable[Piece], done: frozenset[str]) -> tuple[Piece, ...
     return tuple(piece for piece in pieces if piece.name not in done)
 
 
-def contiguous(size: int, done: Iterable[tuple[int, int]]) -> int:
-    """Up to which byte a file is there without a gap; ``done`` are its finished (start, end) pieces."""
-    reached = 0
-    for start, end in sorted(done):
-        if start > reached:
-            break
-        reached = max(reached, end)
-    return min(reached, size)
+def reach(position: int, pieces: Mapping[int, Piece], done: Collection[Piece]) -> int:
+    """Up to which byte a file is there without a gap, from ``position`` on; ``pieces`` are its pieces by start."""
+    while (piece := pieces.get(position)) is not None and piece in done:
+        position = piece.end
+    return position

@@ -93,6 +93,10 @@ def _read_and_hash(read: Callable[[int], bytes], size: int, update: Callable[[by
     return body
 
 
+def _md5(body: bytes) -> str:
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
 async def put_part(
     book: Book, part: Part, body: bytes, session: aiohttp.ClientSession, sleep: Sleep = asyncio.sleep
 ) -> None:
@@ -127,7 +131,7 @@ async def put_part(
 
 async def _put(session: aiohttp.ClientSession, url: str, body: bytes) -> tuple[int | None, str, str]:
     """Status (None: no answer), etag, and what was answered in short."""
-    checksum = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+    checksum = await asyncio.to_thread(_md5, body)
     try:
         async with session.put(url, data=body, headers={"Content-MD5": checksum}, timeout=PUT_TIMEOUT) as response:
             text = await response.text(errors="replace")

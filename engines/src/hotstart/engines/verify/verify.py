@@ -111,6 +111,20 @@ def expect_only(subject: Subject, kept: Path, progress: Progress) -> None:
     expect(subject, load_samples(), parse_tokenizer(subject.checkpoint.tokenizer_json), kept, progress)
 
 
+def write_goldens(subject: Subject, kept: Path, progress: Progress) -> None:
+    """Writes golden.json beside the tokenizer in ``subject.folder``, by the checkpoint alone: no engine is asked.
+
+    Raises:
+        Terminal: VerificationFailed, CheckpointCorrupt.
+    """
+    samples = load_samples()
+    expectation = expect(subject, samples, parse_tokenizer(subject.checkpoint.tokenizer_json), kept, progress)
+    epsilon = decide_epsilon(subject.recipe.dtype, subject.recipe.quantization, expectation.spread)
+    goldens = choose(subject, samples, expectation, epsilon)
+    (subject.folder / GOLDEN_NAME).write_text(make_golden_json(goldens), encoding="utf-8")
+    log.info("golden questions written by the checkpoint count=%d", len(goldens))
+
+
 def ask(
     scorer: Scorer, expectation: Expectation, recipe: EngineRecipe, progress: Progress
 ) -> list[tuple[int | None, ...]]:

@@ -200,6 +200,13 @@ class ProfileStatus(StatusModel):
     ] = Repeatability.STEADY
 
 
+class BundleStatus(StatusModel):
+    """The files of a further tokenizer, which stand beside the engine in the store."""
+
+    tokenizer_digest: Annotated[Sha256, Field(description="Digest of the tokenizer (SHA-256, hex).")]
+    manifest_digest: Annotated[Sha256, Field(description="Digest of the bundle's manifest.json (SHA-256, hex).")]
+
+
 class EngineStatus(StatusModel):
     """How far the build is, and where the engine stands."""
 
@@ -227,6 +234,17 @@ class EngineStatus(StatusModel):
         str, Field(max_length=1024, description="Where the engine stands in the store (s3:// URI).")
     ] = ""
     manifest_digest: Annotated[str, Field(max_length=64, description="Digest of manifest.json (SHA-256, hex).")] = ""
+    tokenizer_digest: Annotated[
+        str, Field(max_length=64, description="Digest of the tokenizer that stands among its files (SHA-256, hex).")
+    ] = ""
+    bundles: Annotated[
+        tuple[BundleStatus, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["tokenizerDigest"]},
+            description="Further tokenizers of the same weights that models serve the engine with.",
+        ),
+    ] = ()
     attempts: Annotated[int, Field(ge=0, le=2_147_483_647, description="Build Jobs that were started (Jobs).")] = 0
     last_error: Annotated[
         Sentence, Field(description="Why the last attempt failed, in the last lines of the tool that failed.")

@@ -5,14 +5,15 @@ An Engine's name is its key, so two models that need one engine meet in one obje
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from hotstart.engines.manifest import Manifest, manifest_sha256
 from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.exchange.names import STEP_CONVERT
 from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
-from hotstart.operator.api.engine import EnginePhase
+from hotstart.operator.api.engine import BundleStatus, EnginePhase
 from hotstart.operator.core.accelerators import (
     GpuVerdict,
     decide_accelerator,
@@ -20,6 +21,7 @@ from hotstart.operator.core.accelerators import (
     make_gpu_need,
 )
 from hotstart.operator.core.backoff import BUILD_KILLED, INSPECT_TERMINAL, JOB_RETRYABLE
+from hotstart.operator.core.bundles import decide_bundle
 from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, find_condition, make_conditions
 from hotstart.operator.core.engine_status import (
@@ -51,10 +53,12 @@ from hotstart.operator.core.quarantine import (
     is_lifted,
     make_quarantine,
 )
+from hotstart.operator.core.revision import Bundle
 
 STORE_LOOK_SECONDS = 5.0  # a store that does not tell is asked again so often
 UNWANTED_SECONDS = 60.0  # a checkpoint that is inspected anew wants no engine for a while
 BUSY_SECONDS = 45.0  # a builder that was heard before may be too busy to answer for so long
+MOST_BUNDLES = 16
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERTING = "The checkpoint is being converted, without a GPU."
 
@@ -66,6 +70,7 @@ class StoredEngine:
     manifest: Manifest
     text: str
     location: str
+    bundles: tuple[Bundle, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class EngineView:
     quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
     heard_at: float | None = None  # when the report came
     unwanted_since: float | None = None
+    tokenizers: tuple[str, ...] = ()  # digests of those that models want to serve it with
+    bundle_jobs: tuple[JobFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class EnginePlan:
     check_in: float | None = None
     quarantine: Quarantine | None = None
     killed: int = 0  # attempts in a row that were killed for memory: the next one asks for more
+    bundles: Mapping[str, int] = field(default_factory=dict)  # attempts to begin, by the tokenizer's digest
 
 
 def decide_engine(view: EngineView, now: float) -> EnginePlan:
@@ -148,6 +156,11 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         size_bytes=manifest.size,
         location=stored.location,
         manifest_digest=manifest_sha256(stored.text),
+        tokenizer_digest=manifest.tokenizer_digest,
+        bundles=tuple(
+            BundleStatus(tokenizer_digest=bundle.tokenizer_digest, manifest_digest=bundle.manifest_sha256)
+            for bundle in stored.bundles[:MOST_BUNDLES]
+        ),
         attempts=attempts,
         unused_since=old.unused_since,
         built_at=built_at,
@@ -155,7 +168,28 @@ def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EngineP
         verification=None if manifest.verification is None else make_verification_status(manifest.verification),
         profile=None if manifest.profile is None else make_profile_status(manifest.profile),
     )
-    return EnginePlan(status, obsolete=tuple(job for job in view.jobs if job.failed))
+    plan = decide_bundles(view, stored, now)
+    failed = tuple(job for job in view.jobs if job.failed)
+    return replace(plan, status=status, obsolete=(*failed, *plan.obsolete))
+
+
+def decide_bundles(view: EngineView, stored: StoredEngine, now: float) -> EnginePlan:
+    """The Jobs that are due for tokenizers that models want and that do not stand beside the engine.
+
+    Of Jobs for one that lacks the last two attempts stay, of others none that failed.
+    """
+    standing = {"", stored.manifest.tokenizer_digest, *(bundle.tokenizer_digest for bundle in stored.bundles)}
+    plans = {
+        digest: decide_bundle(view.bundle_jobs, digest, secret=view.secret, now=now)
+        for digest in view.tokenizers
+        if digest not in standing
+    }
+    checks = [plan.check_in for plan in plans.values() if plan.check_in is not None]
+    starts = {digest: plan.start for digest, plan in plans.items() if plan.start is not None}
+    obsolete = [job for job in view.bundle_jobs if job.failed and job.bundle not in plans]
+    for digest in starts:
+        obsolete.extend(find_obsolete(job for job in view.bundle_jobs if job.bundle == digest))
+    return EnginePlan(view.engine.status, check_in=min(checks, default=None), bundles=starts, obsolete=tuple(obsolete))
 
 
 def decide_unknown(view: EngineView, failure: Failure, now: float) -> EnginePlan:

@@ -21,7 +21,12 @@ from hotstart.exchange.names import (
     LABEL_SLOT,
     ROLE_SERVING,
 )
-from hotstart.operator.core.names import ANNOTATION_DECIDED_AT, ANNOTATION_DRAINING_SINCE, attempt_of
+from hotstart.operator.core.names import (
+    ANNOTATION_BUNDLE,
+    ANNOTATION_DECIDED_AT,
+    ANNOTATION_DRAINING_SINCE,
+    attempt_of,
+)
 from pydantic import ValidationError
 
 CALIBRATOR = "calibrator"  # the container beside a build that measures the engine
@@ -246,7 +251,7 @@ def read_assignment(text: str) -> PodAssignment | None:
 
 @dataclass(frozen=True)
 class JobFacts:
-    """One Job with its newest pod. ``spec_hash`` is set for inspect Jobs."""
+    """One Job with its newest pod. ``spec_hash`` is set for inspect Jobs, ``bundle`` for those of a tokenizer."""
 
     name: str
     namespace: str
@@ -261,6 +266,7 @@ class JobFacts:
     failure_message: str
     deleting: bool
     pod: PodFacts | None
+    bundle: str = ""
 
 
 def make_job_facts(job: Object, pods: Iterable[Object]) -> JobFacts:
@@ -285,4 +291,5 @@ def make_job_facts(job: Object, pods: Iterable[Object]) -> JobFacts:
         failure_message=failed.get("message", ""),
         deleting=bool(meta.get("deletionTimestamp")),
         pod=None if newest is None else make_pod_facts(newest),
+        bundle=meta.get("annotations", {}).get(ANNOTATION_BUNDLE, ""),
     )

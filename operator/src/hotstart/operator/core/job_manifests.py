@@ -28,7 +28,13 @@ from hotstart.operator.api import CompletionModel, Engine
 from hotstart.operator.api.model_spec import Checkpoint, Runtime
 from hotstart.operator.core.gpu_jobs import BuildSize, with_gpus
 from hotstart.operator.core.gpu_request import make_gpu_request
-from hotstart.operator.core.names import ANNOTATION_ATTEMPT, build_job_name, inspect_job_name
+from hotstart.operator.core.names import (
+    ANNOTATION_ATTEMPT,
+    ANNOTATION_BUNDLE,
+    build_job_name,
+    bundle_job_name,
+    inspect_job_name,
+)
 from hotstart.operator.core.pod_manifest import (
     CONTAINER_SECURITY,
     POD_SECURITY,
@@ -43,7 +49,11 @@ SCRATCH = "/scratch"
 FINISHED_JOB_SECONDS = 3600  # then Kubernetes takes a finished Job away
 INSPECT_LIMIT_SECONDS = 3600
 BUILD_LIMIT_SECONDS = 4 * 3600
-REQUESTS = {"inspect": {"cpu": "50m", "memory": "128Mi"}, "build": {"cpu": "250m", "memory": "512Mi"}}
+REQUESTS = {
+    "inspect": {"cpu": "50m", "memory": "128Mi"},
+    "build": {"cpu": "250m", "memory": "512Mi"},
+    "bundle": {"cpu": "250m", "memory": "512Mi"},
+}
 
 
 def checkpoint_env(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -81,11 +91,65 @@ def make_build_job(
     *,
     attempt: int,
     size: BuildSize | None = None,
+    tokenizer_digest: str = "",
 ) -> dict[str, Any]:
     """The Job that builds, verifies and uploads the engine. ``checkpoint`` is that of a model that wants it now.
 
-    ``size`` is what a build with a GPU needs of its node.
+    ``size`` is what a build with a GPU needs of its node, ``tokenizer_digest`` that model's, '' where it is the
+    Engine's.
     """
+    spec = engine.spec
+    job = make_engine_job(
+        engine,
+        checkpoint,
+        serving,
+        images,
+        command="build",
+        name=build_job_name(spec.key, attempt),
+        tokenizer_digest=tokenizer_digest or spec.tokenizer_digest,
+        annotations={ANNOTATION_ATTEMPT: str(attempt)},
+    )
+    request = make_gpu_request(spec.accelerator, spec.recipe.tensor_parallel)
+    if request is not None and size is not None:
+        job = with_gpus(job, request, size, architecture=spec.recipe.platform.cpu_architecture)
+    return mount_claim(job, checkpoint)
+
+
+def make_bundle_job(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    serving: ServingOptions,
+    images: Images,
+    *,
+    attempt: int,
+    tokenizer_digest: str,
+) -> dict[str, Any]:
+    """The Job that makes the files of a further tokenizer for an engine that stands; it needs no GPU."""
+    job = make_engine_job(
+        engine,
+        checkpoint,
+        serving,
+        images,
+        command="bundle",
+        name=bundle_job_name(engine.spec.key, tokenizer_digest, attempt),
+        tokenizer_digest=tokenizer_digest,
+        annotations={ANNOTATION_ATTEMPT: str(attempt), ANNOTATION_BUNDLE: tokenizer_digest},
+    )
+    return mount_claim(job, checkpoint)
+
+
+def make_engine_job(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    serving: ServingOptions,
+    images: Images,
+    *,
+    command: str,
+    name: str,
+    tokenizer_digest: str,
+    annotations: dict[str, str],
+) -> dict[str, Any]:
+    """A Job of the builder that belongs to an Engine and speaks through the exchange."""
     spec, meta = engine.spec, engine.metadata
     env = [
         checkpoint_env(checkpoint),
@@ -93,9 +157,9 @@ def make_build_job(
         {"name": "HOTSTART_ENGINE_KEY", "value": spec.key},
         {"name": "HOTSTART_RECIPE", "value": json.dumps(spec.recipe.to_engine_recipe().to_dict(), sort_keys=True)},
         {"name": "HOTSTART_CHECKPOINT_DIGEST", "value": spec.checkpoint_digest},
-        {"name": "HOTSTART_TOKENIZER_DIGEST", "value": spec.tokenizer_digest},
+        {"name": "HOTSTART_TOKENIZER_DIGEST", "value": tokenizer_digest},
     ]
-    container = make_builder_container("build", env, checkpoint.secret_name, images, spec.runtime)
+    container = make_builder_container(command, env, checkpoint.secret_name, images, spec.runtime)
     container["ports"] = [{"name": "agent", "containerPort": PORT_AGENT}]
     owner = {
         "apiVersion": API_VERSION,
@@ -106,21 +170,18 @@ def make_build_job(
         "blockOwnerDeletion": False,
     }
     job = make_job(
-        name=build_job_name(spec.key, attempt),
+        name=name,
         namespace=meta.namespace,
         owner=owner,
         labels={LABEL_MANAGED_BY: MANAGED_BY, LABEL_COMPONENT: COMPONENT_BUILD, LABEL_ENGINE: meta.name},
-        annotations={ANNOTATION_ATTEMPT: str(attempt)},
+        annotations=annotations,
         container=container,
         limit_seconds=BUILD_LIMIT_SECONDS,
     )
     pod = job["spec"]["template"]["spec"]
     pod["volumes"].append({"name": "exchange-keys", "configMap": {"name": KEYS_CONFIGMAP, "optional": False}})
     container["volumeMounts"].append({"name": "exchange-keys", "mountPath": KEYS_MOUNT, "readOnly": True})
-    request = make_gpu_request(spec.accelerator, spec.recipe.tensor_parallel)
-    if request is not None and size is not None:
-        job = with_gpus(job, request, size, architecture=spec.recipe.platform.cpu_architecture)
-    return mount_claim(job, checkpoint)
+    return job
 
 
 def make_builder_container(

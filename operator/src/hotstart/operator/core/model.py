@@ -31,6 +31,7 @@ from hotstart.operator.core.accelerators import (
     make_gpu_need,
 )
 from hotstart.operator.core.build import GPU_LOOK_SECONDS
+from hotstart.operator.core.bundles import decide_bundle, find_bundle, list_bundles
 from hotstart.operator.core.checkpoint import Inspection, decide_inspection
 from hotstart.operator.core.crashes import CrashRecord, recall_crashes, record_crashes
 from hotstart.operator.core.diff import covers
@@ -45,7 +46,7 @@ from hotstart.operator.core.pod_states import is_serving, silent_at
 from hotstart.operator.core.previous import copy_target
 from hotstart.operator.core.quarantine import avoided_nodes, write_quarantined_nodes
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine, find_wanted_engine
-from hotstart.operator.core.revision import Images, Target, make_assignment, make_target
+from hotstart.operator.core.revision import Bundle, Images, Target, make_assignment, make_target
 from hotstart.operator.core.scale import ScaleDecision
 from hotstart.operator.core.service_manifests import make_disruption_budget, make_keys_config, make_service
 from hotstart.operator.core.verdicts import RouterFacts
@@ -174,42 +175,56 @@ def decide_progress(view: ModelView) -> Progress:
     checkpoint = inspection.checkpoint
     if checkpoint is None:
         pinned = model.status.checkpoint
-        return Progress(inspection, pinned, None, None, inspection.failure, find_previous(view, None), False)
+        return Progress(inspection, pinned, None, None, inspection.failure, find_previous(view), False)
     wanted = decide_wanted_engine(model.spec, checkpoint)
     if isinstance(wanted, Failure):
-        return Progress(inspection, checkpoint, None, None, wanted, find_previous(view, None), False)
+        return Progress(inspection, checkpoint, None, None, wanted, find_previous(view), False)
     engine = next((engine for engine in view.engines if engine.metadata.name == wanted.name), None)
     if engine is None or not is_stored(engine):
-        return Progress(inspection, checkpoint, wanted, engine, wanted.refusal, find_previous(view, wanted), False)
-    return Progress(inspection, checkpoint, wanted, engine, None, target_of(view, engine), True)
+        return Progress(inspection, checkpoint, wanted, engine, wanted.refusal, find_previous(view), False)
+    bundle = find_bundle(engine, checkpoint.tokenizer_digest)
+    if bundle is None:
+        failure = describe_bundle(view, engine, checkpoint)
+        return Progress(inspection, checkpoint, wanted, engine, failure, find_previous(view), False)
+    return Progress(inspection, checkpoint, wanted, engine, None, target_of(view, engine, bundle), True)
 
 
-def target_of(view: ModelView, engine: Engine) -> Target:
-    """The target that serves this engine with the spec as it stands."""
+def describe_bundle(view: ModelView, engine: Engine, checkpoint: CheckpointStatus) -> Failure:
+    """How far the files of a tokenizer are that does not stand beside its engine yet."""
+    jobs, secret = view.build_jobs.get(engine.metadata.name, ()), view.model.spec.checkpoint.secret_name or ""
+    return decide_bundle(jobs, checkpoint.tokenizer_digest, secret=secret, now=view.now).failure
+
+
+def target_of(view: ModelView, engine: Engine, bundle: Bundle) -> Target:
+    """The target that serves this engine, with this tokenizer, with the spec as it stands."""
     target = make_target(
         view.model.spec,
         engine_key=engine.spec.key,
         engine_name=engine.metadata.name,
         manifest_sha256=engine.status.manifest_digest,
+        bundle=bundle,
     )
     return replace(target, avoid=avoided_nodes(engine, view.pods))
 
 
-def find_previous(view: ModelView, wanted: WantedEngine | None) -> Target | None:
+def find_previous(view: ModelView) -> Target | None:
     """The previous revision, which is kept at its number of replicas while the new one is not ready.
 
-    Its pods stand, or served last. Where more than its engine differs from what is wanted, its pods are copied.
+    Its pods stand, or served last. Where more than engine or tokenizer differs from what is wanted, its pods are
+    copied.
     """
     revisions = {pod.revision for pod in view.pods if not pod.deleting and pod.role != ROLE_DRAINING}
     if view.model.status.engine is not None:
         revisions.add(view.model.status.engine.revision)
-    for engine in view.engines:
-        if is_stored(engine) and (wanted is None or engine.metadata.name != wanted.name):
-            target = target_of(view, engine)
-            if target.revision in revisions:
-                return target
+    targets = (
+        target_of(view, engine, bundle)
+        for engine in view.engines
+        if is_stored(engine)
+        for bundle in list_bundles(engine)
+    )
+    previous = next((target for target in targets if target.revision in revisions), None)
     served = "" if view.model.status.engine is None else view.model.status.engine.revision
-    return copy_target(view.pods, view.engines, served, view.now)
+    return previous or copy_target(view.pods, view.engines, served, view.now)
 
 
 def find_changed(view: ModelView) -> float:

@@ -16,6 +16,7 @@ from hotstart.exchange.names import GROUP
 ANNOTATION_DECIDED_AT = f"{GROUP}/decided-at"  # seconds since the epoch: when a pod was decided on
 ANNOTATION_DRAINING_SINCE = f"{GROUP}/draining-since"  # seconds since the epoch
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"  # attempt of a Job, from 0
+ANNOTATION_BUNDLE = f"{GROUP}/bundle"  # digest of the tokenizer whose bundle a Job makes
 LABEL_LIMIT = 63
 BUILD_KEY_LENGTH = 24
 
@@ -41,6 +42,11 @@ def inspect_job_name(model: str, spec_hash: str, attempt: int) -> str:
 def build_job_name(key: str, attempt: int) -> str:
     """``build-{key[:24]}-{attempt}``."""
     return f"build-{key[:BUILD_KEY_LENGTH]}-{attempt}"
+
+
+def bundle_job_name(key: str, tokenizer_digest: str, attempt: int) -> str:
+    """``bundle-{key[:24]}-{tokenizer[:8]}-{attempt}``."""
+    return f"bundle-{key[:BUILD_KEY_LENGTH]}-{tokenizer_digest[:8]}-{attempt}"
 
 
 def pod_name(model: str, revision: str, slot: int, attempt: int) -> str:

@@ -63,6 +63,9 @@ def describe_steps(view: PlanView) -> str:
         return f"No engine is built, {kept(len(live))}: {failure.message}"
     if wanted is None or view.checkpoint is None:
         return f"{FIRST_STEP}; {kept(len(live))} until its engine is known."
+    if view.engine is not None and view.engine.status.manifest_digest and failure is not None:
+        what = f"Reuse engine {wanted.name[:12]} with the files of another tokenizer"
+        return f"{what}; then {replaced(len(live))}.{describe_memory(wanted)}"
     if view.engine is None or not view.engine.status.conditions:
         return f"{LOOK_UP} {wanted.name[:12]} in the store, and build it where it is not there; {kept(len(live))}."
     return (

@@ -13,7 +13,7 @@ from hotstart.operator.core.engine_status import is_stored
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.pod_states import is_serving
 from hotstart.operator.core.quarantine import avoided_nodes
-from hotstart.operator.core.revision import Target
+from hotstart.operator.core.revision import Bundle, Target
 
 
 def copy_target(pods: tuple[PodFacts, ...], engines: Iterable[Engine], served: str, now: float) -> Target | None:
@@ -31,6 +31,7 @@ def copy_target(pods: tuple[PodFacts, ...], engines: Iterable[Engine], served: s
         engine_key=pod.assignment.engine_key,
         engine_name=pod.engine,
         manifest_sha256=pod.assignment.manifest_sha256,
+        bundle=Bundle(pod.assignment.tokenizer_digest, pod.assignment.bundle_sha256),
         avoid=avoided_nodes(stored[pod.engine], pods),
         template=pod.manifest,
     )

@@ -8,16 +8,19 @@ from hotstart.operator.api import Engine
 from hotstart.operator.api.model_spec import Rebuild
 from hotstart.operator.core.engine_status import is_stored
 
-PLAN_PREFIX = "refit-"  # files of an engine with it are its plan without weights
-
 
 def find_base(engine: Engine, engines: Iterable[Engine]) -> Engine | None:
-    """The engine whose plan is taken: the youngest that stands; None where none does, or nothing is refitted.
+    """The first of ``list_bases``; its network may still be another."""
+    return next(iter(list_bases(engine, engines)), None)
 
-    Its network may still be of other sizes: the builder, which knows them, compares.
+
+def list_bases(engine: Engine, engines: Iterable[Engine]) -> list[Engine]:
+    """The engines whose plan may be taken, the youngest first; empty where none stands, or nothing is refitted.
+
+    Which of them is of the same network, their manifests tell.
     """
     if engine.spec.recipe.rebuild is not Rebuild.REFIT:
-        return None
+        return []
     bases = [
         other
         for other in engines
@@ -25,7 +28,7 @@ def find_base(engine: Engine, engines: Iterable[Engine]) -> Engine | None:
         and other.spec.checkpoint_digest != engine.spec.checkpoint_digest
         and is_stored(other)
     ]
-    return max(bases, key=age_of, default=None)
+    return sorted(bases, key=age_of, reverse=True)
 
 
 def age_of(engine: Engine) -> tuple[float, str]:

@@ -39,6 +39,17 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Bundle:
+    """The tokenizer that an engine is served with: its digest, and that of its bundle's manifest."""
+
+    tokenizer_digest: str
+    manifest_sha256: str
+
+
+OWN_TOKENIZER = Bundle("", "")  # the one among the engine's files
+
+
+@dataclass(frozen=True)
 class Target:
     """What a new pod is made from: the revision, the engine that it serves, and where the manifest stands."""
 
@@ -46,12 +57,15 @@ class Target:
     engine_key: str
     engine_name: str
     manifest_sha256: str
+    bundle: Bundle = OWN_TOKENIZER
     avoid: tuple[str, ...] = ()  # nodes on which the engine failed its verification
     template: Object | None = field(default=None, compare=False)  # a pod to copy, where the spec describes no such one
 
 
-def make_revision(spec: CompletionModelSpec, engine_key: str, manifest_sha256: str) -> str:
-    """16 hex digits over engine, serving options, resources and runtime release.
+def make_revision(
+    spec: CompletionModelSpec, engine_key: str, manifest_sha256: str, bundle: Bundle = OWN_TOKENIZER
+) -> str:
+    """16 hex digits over engine, tokenizer, serving options, resources and runtime release.
 
     The operator's own image is not in it: its upgrade replaces no pod.
     """
@@ -60,6 +74,7 @@ def make_revision(spec: CompletionModelSpec, engine_key: str, manifest_sha256: s
         {
             "engine": engine_key,
             "manifest": manifest_sha256,
+            **({} if bundle == OWN_TOKENIZER else {"bundle": [bundle.tokenizer_digest, bundle.manifest_sha256]}),
             "serving": make_serving_options(spec).model_dump(mode="json"),
             "resources": {} if resources is None else resources.to_api(),
             "release": spec.runtime_release or "",
@@ -67,10 +82,17 @@ def make_revision(spec: CompletionModelSpec, engine_key: str, manifest_sha256: s
     )[:16]
 
 
-def make_target(spec: CompletionModelSpec, *, engine_key: str, engine_name: str, manifest_sha256: str) -> Target:
+def make_target(
+    spec: CompletionModelSpec,
+    *,
+    engine_key: str,
+    engine_name: str,
+    manifest_sha256: str,
+    bundle: Bundle = OWN_TOKENIZER,
+) -> Target:
     """The target for an engine that stands in the store."""
-    revision = make_revision(spec, engine_key, manifest_sha256)
-    return Target(revision, engine_key, engine_name, manifest_sha256)
+    revision = make_revision(spec, engine_key, manifest_sha256, bundle)
+    return Target(revision, engine_key, engine_name, manifest_sha256, bundle)
 
 
 def make_assignment(spec: CompletionModelSpec, target: Target, *, model: str, generation: int) -> PodAssignment:
@@ -82,4 +104,6 @@ def make_assignment(spec: CompletionModelSpec, target: Target, *, model: str, ge
         runtime="ctranslate2" if spec.engine.runtime == "ctranslate2" else "tensorrt_llm",
         manifest_sha256=target.manifest_sha256,
         serving=make_serving_options(spec),
+        tokenizer_digest=target.bundle.tokenizer_digest,
+        bundle_sha256=target.bundle.manifest_sha256,
     )

@@ -10,7 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, parse_manifest
+from hotstart.engines.manifest import BadManifest, Manifest, bundle_prefix, engine_prefix, parse_manifest
+from hotstart.engines.recipe import PLAN_PREFIX
 from hotstart.engines.timing_caches import timing_cache_path
 from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, EngineFile, RefitBase, UploadPart
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
@@ -18,7 +19,8 @@ from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.facts import PodFacts, make_pod_facts
 from hotstart.operator.core.jobs import Failure, answers
-from hotstart.operator.core.refit import PLAN_PREFIX, find_base
+from hotstart.operator.core.names import ANNOTATION_BUNDLE
+from hotstart.operator.core.refit import list_bases
 from hotstart.operator.core.routes import bracket
 from hotstart.operator.reconcile.engine import namespace_uid
 from hotstart.operator.reconcile.memory import HeardBuild, Memory
@@ -30,6 +32,7 @@ from hotstart.operator.reconcile.work_queue import WorkQueue
 log = logging.getLogger(__name__)
 ROUNDS = 20  # messages to one builder in one turn, while it asks for something
 PARTS_A_ROUND = 64
+MOST_BASES = 16  # engines whose manifests are read for one that can be refitted
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class BuildServer:
         """Talks to one builder until it wants nothing more for now."""
         facts = make_pod_facts(pod)
         name = pod["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
+        bundle = pod["metadata"].get("annotations", {}).get(ANNOTATION_BUNDLE, "")
         raw = self.observed.get("Engine", facts.namespace, name)
         if not facts.ip or not answers(facts):
             return
@@ -61,22 +65,24 @@ class BuildServer:
             report = await self.agents.ask_builder(make_address(facts), facts.uid, request)
             if report is None:
                 return
-            self._note(Key("Engine", facts.namespace, name), report)
+            key = Key("Engine", facts.namespace, name)
+            if not bundle:
+                self._note(key, report)
             if request.published:
                 return
             try:
-                answer = await self._answer(facts.namespace, raw, report)
+                answer = await self._answer(facts.namespace, raw, report, bundle)
             except (HotstartError, BadManifest) as error:
                 log.warning("build cannot go on engine=%s phase=%s error=%s", name, report.phase, error)
-                self._note_failure(Key("Engine", facts.namespace, name), error)
+                self._note_failure(key, error)
                 return
-            self._note_failure(Key("Engine", facts.namespace, name), None)
+            self._note_failure(key, None)
             if answer is None:
                 return
             self._requests[facts.uid] = answer
             if answer.published:
                 self.memory.published.add((facts.namespace, name))
-                self.queue.add(Key("Engine", facts.namespace, name))
+                self.queue.add(key)
 
     def forget(self, standing: set[str]) -> None:
         """What was to be said to builders that are gone."""
@@ -106,14 +112,16 @@ class BuildServer:
             self.memory.upload_failures[place] = failure
         self.queue.add(key)
 
-    async def _answer(self, namespace: str, raw: dict[str, Any], report: BuildReport) -> BuildRequest | None:
-        """What to tell the builder of the Engine ``raw`` next; None where it wants nothing."""
+    async def _answer(
+        self, namespace: str, raw: dict[str, Any], report: BuildReport, bundle: str = ""
+    ) -> BuildRequest | None:
+        """What to tell the builder of the Engine ``raw`` (of its tokenizer ``bundle``) next; None: it wants nothing."""
         key, uid = raw["spec"]["key"], await namespace_uid(self.cluster, self.memory, namespace)
-        prefix = engine_prefix(uid, key)
+        prefix = bundle_prefix(uid, key, bundle) if bundle else engine_prefix(uid, key)
         if report.wants_timing_cache:
             return self._presign_timing_cache(uid, raw, report)
         if report.wants_refit_base:
-            return BuildRequest(refit_base=await self._find_refit_base(namespace, raw))
+            return BuildRequest(refit_base=await self._find_refit_base(namespace, raw, report.refit_facts))
         if report.phase is BuildPhase.UPLOADED:
             await self._publish(prefix, key, report)
             return BuildRequest(published=True)
@@ -142,20 +150,29 @@ class BuildServer:
             return BuildRequest(timing_cache_get=self.store.presign_get(path))
         return BuildRequest(timing_cache_put=self.store.presign_put(path))
 
-    async def _find_refit_base(self, namespace: str, raw: dict[str, Any]) -> RefitBase:
-        """The plan of the nearest engine that stands; an empty one where there is none."""
-        base = find_base(Engine.from_api(raw), gather_engines(self.observed, namespace))
-        if base is None:
-            return RefitBase()
+    async def _find_refit_base(self, namespace: str, raw: dict[str, Any], facts: dict[str, Any]) -> RefitBase:
+        """The plan of the youngest engine that stands and is of the builder's network; an empty one where none is.
+
+        A builder of before does not tell its network, and compares by itself.
+        """
+        bases = list_bases(Engine.from_api(raw), gather_engines(self.observed, namespace))
+        for base in bases[:MOST_BASES]:
+            found = await self._look_at_base(namespace, base)
+            if found is not None and found.files and facts in ({}, found.facts):
+                return found
+        return RefitBase()
+
+    async def _look_at_base(self, namespace: str, base: Engine) -> RefitBase | None:
+        """Its plan and its network; None where it has no manifest that can be read."""
         prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), base.spec.key)
         text = await self.store.get_manifest(prefix)
         try:
             manifest = None if text is None else parse_manifest(text, key=base.spec.key)
         except BadManifest as error:
             log.warning("no plan to refit engine=%s error=%s", base.metadata.name, error)
-            return RefitBase()
+            return None
         if manifest is None:
-            return RefitBase()
+            return None
         plan = (file for file in manifest.files if file.path.startswith(PLAN_PREFIX))
         urls = {file: self.store.presign_get(prefix + file.path) for file in plan}
         files = tuple(EngineFile(path=f.path, size=f.size, sha256=f.sha256, url=url) for f, url in urls.items())

@@ -1,15 +1,17 @@
-"""Garbage collection of the engine store: 1 gather uses and objects, 2 decide, 3 mark and delete, 4 report bytes.
+"""Garbage collection of the engine store: 1 gather uses and objects, 2 decide, 3 report bytes, 4 delete.
 
 Only what no model, pod or build uses goes, and only after its time to live. A deletion holds the Engine's key in the
-work queue, so that nobody decides on that engine meanwhile, looks again whether it is used, deletes the Engine first
-and its manifest before its other files: whoever wants the engine from then on finds it missing, and builds it.
+work queue, so that nobody decides on that engine meanwhile, and looks again whether it is used before each step: the
+Engine's status no longer says that it stands, its files go (the manifest first), the Engine goes. Whoever wants the
+engine from the first step on finds it missing, and builds it. The Engine goes last, so that a deletion that fails
+half-way is taken up by the next sweep.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 
 from hotstart.engines.collection import ROOT, UNFINISHED_SECONDS, Fate, Marks, StoredFolder, Survey, make_survey
@@ -18,7 +20,7 @@ from hotstart.engines.manifest import engine_prefix
 from hotstart.exchange.names import LABEL_ENGINE
 from hotstart.operator.api import Engine
 from hotstart.operator.core.errors import HotstartError
-from hotstart.operator.reconcile.engine import find_wanting, namespace_uid
+from hotstart.operator.reconcile.engine import find_wantings, namespace_uid
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Clock, Cluster, Store
@@ -54,8 +56,10 @@ class Collector:
     async def sweep(self) -> Survey:
         """Looks at the whole store once, deletes what is garbage, and returns what it saw.
 
+        What cannot be deleted waits for the next sweep, and keeps nothing else waiting.
+
         Raises:
-            HotstartError: the store or the API server does not answer; the rest waits for the next sweep.
+            HotstartError: the store or the API server does not answer.
         """
         names = await self._gather_namespaces()  # 1
         objects = await self.store.list_objects(ROOT)
@@ -63,14 +67,16 @@ class Collector:
         await self._note_uses(used, now)
         marks = Marks(used, self._unused_since(), names)
         survey = make_survey(objects, marks, now, self.settings.ttl)  # 2
-        if self.settings.delete:
-            for folder in survey.garbage:  # 3
-                await self._delete(folder, names)
-            await self._abort_uploads(names, now)
-        sizes = survey.bytes_by_fate()  # 4
+        sizes = survey.bytes_by_fate()  # 3
         self.on_report(sizes)
         text = " ".join(f"{fate.value.lower()}={size}" for fate, size in sizes.items())
         log.info("engine store swept delete=%s bytes: %s", self.settings.delete, text)
+        if self.settings.delete:  # 4
+            for folder in survey.garbage:
+                await attempt("delete engine", folder.engine_key, self._delete(folder, names))
+            for place in self._find_empty(survey, used, now):
+                await attempt("delete Engine", place[1], self._delete_empty(place, names))
+            await self._abort_uploads(names, now)
         return survey
 
     async def _gather_namespaces(self) -> dict[str, str]:
@@ -80,7 +86,9 @@ class Collector:
         found = {await namespace_uid(self.cluster, self.memory, name): name for name in sorted(names)}
         uids = {name: uid for uid, name in found.items()}
         self._engines.clear()
-        for raw in self.observed.all("Engine"):
+        for raw in raws:  # not what came meanwhile: its namespace may be a new one
+            if raw["kind"] != "Engine":
+                continue
             place = (uids[raw["metadata"]["namespace"]], raw["metadata"]["name"])
             try:
                 self._engines[place] = Engine.from_api(raw)
@@ -95,16 +103,18 @@ class Collector:
         for raw in self.observed.all("CompletionModel"):
             key = raw.get("status", {}).get("engine", {}).get("key", "")
             used.add((uids.get(raw["metadata"]["namespace"], ""), engine_name(key)))
-        for kind in ("Pod", "Job"):
-            for raw in self.observed.all(kind):
-                name = raw["metadata"].get("labels", {}).get(LABEL_ENGINE, "")
-                used.add((uids.get(raw["metadata"]["namespace"], ""), name))
+        used |= self._find_labelled("Pod", uids) | self._find_labelled("Job", uids)
         for raw in self.observed.all("Engine"):
             place = (uids.get(raw["metadata"]["namespace"], ""), raw["metadata"]["name"])
             engine = self._engines.get(place)
-            if engine is None or find_wanting(self.observed, engine) is not None:
+            if engine is None or find_wantings(self.observed, engine):
                 used.add(place)
         return frozenset(used)
+
+    def _find_labelled(self, kind: str, uids: Mapping[str, str]) -> set[Place]:
+        """Places that the label of a pod or a Job names, whatever has become of it."""
+        metas = [raw["metadata"] for raw in self.observed.all(kind)]
+        return {(uids.get(meta["namespace"], ""), meta.get("labels", {}).get(LABEL_ENGINE, "")) for meta in metas}
 
     def _unused_since(self) -> dict[Place, float]:
         return {
@@ -130,33 +140,74 @@ class Collector:
             self._engines[place] = engine.model_copy(update={"status": status})
 
     async def _delete(self, folder: StoredFolder, names: Mapping[str, str]) -> None:
-        """The Engine, then its folder; neither where it is decided on or used just now."""
-        namespace, name = names[folder.namespace_uid], engine_name(folder.engine_key)
-        async with self.queue.hold(Key("Engine", namespace, name)) as held:
+        """The engine's folder, then its Engine; neither where it is decided on or used just now."""
+        key = Key("Engine", names[folder.namespace_uid], engine_name(folder.engine_key))
+        async with self.queue.hold(key) as held:
             if not held or folder.place in self._find_uses(names):
                 return
-            raw = self.observed.get("Engine", namespace, name)
-            if raw is not None:
-                await self.cluster.delete("Engine", namespace, name, raw["metadata"]["uid"])
-                self.observed.remove(raw)
-            if folder.place in self._find_uses(names) or self.observed.get("Engine", namespace, name) is not None:
-                return  # wanted again meanwhile: its new Engine finds it in the store
+            self.queue.add(key)  # looked at again afterwards, where its Engine still stands
+            await self._take_back(key)
+            if folder.place in self._find_uses(names):
+                return  # wanted again meanwhile, and still in the store
             count = await self.store.delete_prefix(engine_prefix(folder.namespace_uid, folder.engine_key))
             log.info("engine deleted key=%s objects=%d bytes=%d", folder.engine_key[:12], count, folder.size)
+            if folder.place not in self._find_uses(names):
+                await self._delete_object(key)
+
+    async def _take_back(self, key: Key) -> None:
+        """The Engine says no longer that it stands: from now on nobody makes a pod of it."""
+        if self.observed.get(*astuple(key)) is not None:
+            body = {"status": {"manifestDigest": None}}
+            changed = await self.cluster.patch_status(key.kind, key.namespace, key.name, body)
+            if changed is not None:
+                self.observed.put({**changed, "kind": key.kind})
+
+    async def _delete_object(self, key: Key) -> None:
+        raw = self.observed.get(*astuple(key))
+        if raw is not None:
+            await self.cluster.delete(key.kind, key.namespace, key.name, raw["metadata"]["uid"])
+            self.observed.remove(raw)
+
+    def _find_empty(self, survey: Survey, used: frozenset[Place], now: float) -> tuple[Place, ...]:
+        """Engines that are long out of use and have no files, but for a quarantine's marker, which outlives them."""
+        standing = {folder.place for folder, _ in survey.fates if not folder.marked}
+        return tuple(
+            place
+            for place, since in self._unused_since().items()
+            if place not in used and place not in standing and now - since > self.settings.ttl
+        )
+
+    async def _delete_empty(self, place: Place, names: Mapping[str, str]) -> None:
+        """An Engine without files: its build failed, or never began."""
+        key = Key("Engine", names[place[0]], place[1])
+        async with self.queue.hold(key) as held:
+            if held and place not in self._find_uses(names):
+                await self._delete_object(key)
+                log.info("engine without files deleted name=%s", key.name)
 
     async def _abort_uploads(self, names: Mapping[str, str], now: float) -> None:
-        """Ends uploads that no build can still be at."""
-        used = self._find_uses(names)
+        """Ends uploads that no build can still be at: also those of engines that serve, whose first builder died."""
+        uids = {name: uid for uid, name in names.items()}
         for upload in await self.store.list_uploads(ROOT):
             _, uid, key, *_ = (*upload.object_key.split("/"), "", "")
-            if uid in names and (uid, engine_name(key)) not in used and now - upload.began > UNFINISHED_SECONDS:
-                await self.store.abort_upload(upload.object_key, upload.upload_id)
-                log.info("upload aborted key=%s object=%s", key[:12], upload.object_key.rpartition("/")[2])
+            building = self._find_labelled("Job", uids)
+            if uid in names and (uid, engine_name(key)) not in building and now - upload.began > UNFINISHED_SECONDS:
+                await attempt("abort upload", key, self.store.abort_upload(upload.object_key, upload.upload_id))
+
+
+async def attempt(what: str, key: str, work: Awaitable[None]) -> None:
+    """One deletion; a failure is logged and left to the next sweep."""
+    try:
+        await work
+    except HotstartError as error:
+        log.warning("sweep cannot %s key=%s error=%s", what, key[:12], error)
 
 
 async def sweep_quietly(collector: Collector) -> None:
-    """One sweep; a failure is logged and left to the next one."""
+    """One sweep; a failure is logged and left to the next one: it must not end the leader."""
     try:
         await collector.sweep()
     except HotstartError as error:
         log.warning("sweep failed error=%s", error)
+    except Exception:
+        log.exception("sweep raised")

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hotstart.engines.manifest import BadManifest, Manifest, engine_prefix, manifest_sha256, parse_manifest
+from hotstart.engines.manifest import (
+    BadManifest,
+    Manifest,
+    bundle_prefix,
+    engine_prefix,
+    manifest_sha256,
+    parse_manifest,
+)
 from hotstart.exchange.messages import (
     EngineFile,
     PodReport,
@@ -62,7 +69,7 @@ class Exchange:
     builds: BuildServer
     routing: Routing
     _manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
-    _files: dict[tuple[str, str, str], tuple[float, tuple[EngineFile, ...]]] = field(default_factory=dict)
+    _files: dict[tuple[str, str, str, str], tuple[float, tuple[EngineFile, ...]]] = field(default_factory=dict)
     _background: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)  # what was waited for since the last whole turn, by name
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
@@ -157,28 +164,35 @@ class Exchange:
             return ()
         if heard is not None and has_files(heard.report, wanted.engine_key):
             return ()
-        place = (pod.namespace, wanted.engine_key, wanted.manifest_sha256)
+        place = (pod.namespace, wanted.engine_key, wanted.manifest_sha256, wanted.tokenizer_digest)
         made, files = self._files.get(place, (0.0, ()))
         now = self.clock.now()
         if files and now - made < URLS_LIVE_SECONDS:
             return files
-        manifest = self._manifests.get((wanted.engine_key, wanted.manifest_sha256)) or await self._patiently(
-            f"manifest {pod.namespace} {wanted.engine_key}",
-            lambda: self._load_manifest(pod.namespace, wanted.engine_key, wanted.manifest_sha256),
-        )
-        if manifest is None:
-            return ()
-        prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, pod.namespace), wanted.engine_key)
-        files = tuple(
-            EngineFile(path=f.path, size=f.size, sha256=f.sha256, url=self.store.presign_get(prefix + f.path))
-            for f in manifest.files
-        )
+        key, uid = wanted.engine_key, await namespace_uid(self.cluster, self.memory, pod.namespace)
+        places = {engine_prefix(uid, key): wanted.manifest_sha256}
+        if wanted.tokenizer_digest:
+            places[bundle_prefix(uid, key, wanted.tokenizer_digest)] = wanted.bundle_sha256
+        found: dict[str, EngineFile] = {}
+        for prefix, digest in places.items():  # a bundle's files take the place of the engine's
+            manifest = await self._find_manifest(prefix, key, digest)
+            if manifest is None:
+                return ()
+            for f in manifest.files:
+                url = self.store.presign_get(prefix + f.path)
+                found[f.path] = EngineFile(path=f.path, size=f.size, sha256=f.sha256, url=url)
+        files = tuple(found.values())
         self._files[place] = (now, files)
         return files
 
-    async def _load_manifest(self, namespace: str, key: str, digest: str) -> Manifest | None:
+    async def _find_manifest(self, prefix: str, key: str, digest: str) -> Manifest | None:
+        """The manifest with this digest; None where it is not known yet."""
+        return self._manifests.get((key, digest)) or await self._patiently(
+            f"manifest {prefix}", lambda: self._load_manifest(prefix, key, digest)
+        )
+
+    async def _load_manifest(self, prefix: str, key: str, digest: str) -> Manifest | None:
         """The manifest that an assignment names; None where another or none stands."""
-        prefix = engine_prefix(await namespace_uid(self.cluster, self.memory, namespace), key)
         text = await self.store.get_manifest(prefix)
         if text is None or manifest_sha256(text) != digest:
             log.warning("manifest of an assignment is gone or another key=%s digest=%s", key[:12], digest[:12])

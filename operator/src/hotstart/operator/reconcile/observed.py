@@ -138,8 +138,9 @@ def keys_of(obj: Object, observed: Observed) -> tuple[Key, ...]:
     """Which keys an event about this object concerns."""
     kind, meta = obj["kind"], obj["metadata"]
     namespace, name = meta.get("namespace", ""), meta["name"]
-    if kind == "CompletionModel":  # and the Engines that wait for a model to want them
-        waiting = (engine["metadata"]["name"] for engine in observed.all("Engine", namespace) if not is_true(engine))
+    if kind == "CompletionModel":  # and the Engines that wait for a model to want them, or for its tokenizer
+        engines = observed.all("Engine", namespace)
+        waiting = (e["metadata"]["name"] for e in engines if not is_true(e) or lacks_tokenizer(e, obj))
         return (Key(kind, namespace, name), *(Key("Engine", namespace, engine) for engine in waiting))
     if kind == "Engine":
         names = (model["metadata"]["name"] for model in observed.all("CompletionModel", namespace))
@@ -157,6 +158,15 @@ def is_true(obj: Object) -> bool:
     """Whether the object's Ready condition is True."""
     conditions = obj.get("status", {}).get("conditions", ())
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def lacks_tokenizer(engine: Object, model: Object) -> bool:
+    """Whether the Engine is of the model's checkpoint, and does not say that the checkpoint's tokenizer stands."""
+    checkpoint, status = model.get("status", {}).get("checkpoint", {}), engine.get("status", {})
+    if engine.get("spec", {}).get("checkpointDigest", "") != checkpoint.get("digest"):
+        return False
+    standing = {status.get("tokenizerDigest"), *(bundle["tokenizerDigest"] for bundle in status.get("bundles", ()))}
+    return checkpoint.get("tokenizerDigest") not in standing
 
 
 def owner_key(obj: Object, observed: Observed) -> Key | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hotstart.engines.recipe import REFIT, EngineRecipe
+from hotstart.engines.recipe import PLAN_PREFIX, REFIT, EngineRecipe
 from hotstart.engines.runtimes.tensorrt_llm.build_command import (
     TOOL_ENVIRONMENT,
     BuildPlaces,
@@ -23,7 +23,6 @@ from hotstart.engines.runtimes.tensorrt_llm.build_command import (
 )
 
 REFIT_TOOL = "trtllm-refit"
-PLAN_PREFIX = "refit-"  # of files of an engine: the stripped plan that another refit begins from
 PLAN = "plan"  # in a build's work folder: the plan that is compiled there
 BASE = "base"  # in a build's work folder: the stripped plan of another engine, where there is one
 

@@ -27,7 +27,14 @@ from hotstart.engines.architectures import (
 from hotstart.engines.checkpoints.checkpoint import Checkpoint
 from hotstart.engines.checkpoints.trtllm_folder import check_as_it_is
 from hotstart.engines.errors import Reason, Retryable, Terminal
-from hotstart.engines.recipe import BUILD_OPTIONS, BUILD_OPTIONS_VERSION, EngineRecipe, Toolchain, make_toolchain
+from hotstart.engines.recipe import (
+    BUILD_OPTIONS,
+    BUILD_OPTIONS_VERSION,
+    PLAN_PREFIX,
+    EngineRecipe,
+    Toolchain,
+    make_toolchain,
+)
 from hotstart.engines.runtimes.engine_json import ENGINE_JSON, TOKENIZER_JSON, make_engine_json
 from hotstart.engines.runtimes.machine import check_cpu
 from hotstart.engines.runtimes.runtime import Progress
@@ -49,7 +56,6 @@ from hotstart.engines.runtimes.tensorrt_llm.progress import BarProgress, BuildPr
 from hotstart.engines.runtimes.tensorrt_llm.refit import (
     BASE,
     PLAN,
-    PLAN_PREFIX,
     REFIT_TOOL,
     is_refit,
     make_refit_command,
