@@ -15,6 +15,7 @@ import pytest
 from hotstart.cluster import forward, images, lifecycle
 from hotstart.cluster.cluster import Cluster
 from hotstart.demo import stage
+from hotstart.demo.diagnosis import diagnose
 from hotstart.demo.kube import Kube
 from hotstart.demo.story import Story
 from hotstart.demo.watch import is_ready
@@ -39,7 +40,7 @@ class Platform:
             if found := what():
                 return found
             time.sleep(0.1)
-        pytest.fail(f"not within {PATIENCE_SECONDS:.0f} s: {why}\n{self.kube.diagnosis(*namespaces, stage.SYSTEM)}")
+        pytest.fail(f"not within {PATIENCE_SECONDS:.0f} s: {why}\n{diagnose(self.kube, *namespaces, stage.SYSTEM)}")
 
 
 @pytest.fixture(scope="session")
