@@ -102,6 +102,13 @@ def test_the_client_is_compared_over_the_minute_of_the_status(kube, monkeypatch)
     assert found["p95_last_minute_ms"] == 500.0
 
 
+def test_what_one_replica_does_is_told_apart_from_what_two_do(kube, monkeypatch):
+    """Slow are the first 2 s, the second pod serves after 10 s: that shows in what one replica did, not in all."""
+    found = figures.describe_load(run(kube, monkeypatch, second_at=2.0))
+    assert found["second_pod_served_after_seconds"] == 10.0
+    assert (found["p95_one_replica_ms"], found["p95_two_replicas_ms"], found["p95_ms"]) == (2000.0, 500.0, 500.0)
+
+
 def test_a_cluster_that_stops_answering_ends_the_load(kube, monkeypatch):
     ended = []
 
