@@ -68,10 +68,15 @@ def test_conditions_that_do_not_hold_are_told():
     conditions = [
         {"type": "Ready", "status": "False", "reason": "BuildFailed", "message": "no space"},
         {"type": "EndpointReady", "status": "True", "reason": "Serving"},
+        {"type": "Degraded", "status": "False", "reason": "Healthy"},
+        {"type": "Progressing", "status": "True", "reason": "RollingOut", "message": "1 of 2"},
     ]
     model = {"kind": "CompletionModel", "metadata": {"name": "m"}, "status": {"conditions": conditions}}
     lines = told(**{"completionmodels,engines": [model]})
-    assert lines == ["CompletionModel m: Ready=False BuildFailed: no space"]
+    assert lines == [
+        "CompletionModel m: Ready=False BuildFailed: no space",
+        "CompletionModel m: Progressing=True RollingOut: 1 of 2",
+    ]
 
 
 def test_what_cannot_be_had_hides_nothing_else():

@@ -8,6 +8,7 @@ from hotstart.demo.kube import Kube
 
 EVENTS = 20  # newest ones of a namespace
 LOG_LINES = 15  # of a container
+WELL_WHEN_FALSE = frozenset({"Degraded", "Progressing"})  # conditions; all others are well when True
 
 
 def diagnose(kube: Kube, *namespaces: str) -> str:
@@ -25,7 +26,9 @@ def diagnose(kube: Kube, *namespaces: str) -> str:
 def failing_conditions(kube: Kube, namespace: str) -> list[str]:
     """Of models and engines."""
     things = kube.items("completionmodels,engines", "-n", namespace)
-    return [f"{thing['kind']} {thing['metadata']['name']}: {line}" for thing in things for line in not_true(thing)]
+    return [
+        f"{thing['kind']} {thing['metadata']['name']}: {line}" for thing in things for line in unwell_conditions(thing)
+    ]
 
 
 def newest_events(kube: Kube, namespace: str) -> list[str]:
@@ -52,7 +55,7 @@ def unwell_pods(kube: Kube, namespace: str) -> list[str]:
             continue
         name, restarted = pod["metadata"]["name"], []
         lines.append(f"pod {name}: {pod.get('status', {}).get('phase', 'Unknown')}")
-        lines += [f"pod {name}: {line}" for line in not_true(pod)]
+        lines += [f"pod {name}: {line}" for line in unwell_conditions(pod)]
         for container in container_statuses(pod):
             lines += [f"pod {name}: {line}" for line in describe_container(container)]
             restarted += [container["name"]] if container.get("restartCount") else []
@@ -89,10 +92,10 @@ def describe_container(container: dict[str, Any]) -> list[str]:
     return lines
 
 
-def not_true(thing: dict[str, Any]) -> list[str]:
-    """One line for each condition that is not True, with reason and message where they are said."""
+def unwell_conditions(thing: dict[str, Any]) -> list[str]:
+    """One line for each condition that is not as it should be, with reason and message where they are said."""
     return [
         f"{c['type']}={c['status']} {c.get('reason', '')}: {c.get('message', '')}".rstrip(" :")
         for c in thing.get("status", {}).get("conditions", ())
-        if c["status"] != "True"
+        if c["status"] != str(c["type"] not in WELL_WHEN_FALSE)
     ]
