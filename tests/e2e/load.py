@@ -11,6 +11,7 @@ from hotstart.loadtest.drive import run_load
 from hotstart.loadtest.plan import make_constant_plan
 
 LONGEST_SECONDS = 900.0  # far beyond what any test waits
+PATIENCE_SECONDS = 90.0  # beyond what the requests' own schedule takes
 SOME = 40  # answers that show that the service goes on
 
 
@@ -18,7 +19,7 @@ class Load:
     """An open-loop load in a thread of its own. It ends with its block, after so many answers ``at_least``."""
 
     def __init__(self, tenant, *, rate: float, at_least: int = 0) -> None:
-        self._tenant, self._at_least = tenant, at_least
+        self._tenant, self._rate, self._at_least = tenant, rate, at_least
         self._plan = make_constant_plan(
             tenant.platform.url, f"{tenant.namespace}/tiny", rate=rate, duration=LONGEST_SECONDS, max_tokens=4
         )
@@ -39,7 +40,11 @@ class Load:
     def wait_for_answers(self, more: int = SOME) -> None:
         """Until so many more requests were answered; the load runs then."""
         wanted = self._ok + more
-        self._tenant.wait(lambda: self._ok >= wanted or not self._thread.is_alive(), f"{more} more answers")
+        self._tenant.wait(
+            lambda: self._ok >= wanted or not self._thread.is_alive(),
+            f"{more} more answers",
+            patience=PATIENCE_SECONDS + more / self._rate,
+        )
         assert self._thread.is_alive(), "the load ended by itself"
 
     def __enter__(self):

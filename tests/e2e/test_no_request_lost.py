@@ -26,7 +26,7 @@ def test_2000_requests_through_scale_down_and_a_change_of_the_pod_template(tenan
     tenant.apply_model(replicas="2")
     tenant.wait_ready(replicas=2)
     before = {pod["metadata"]["name"] for pod in tenant.pods()}
-    with Load(tenant, rate=30, at_least=2000) as load:
+    with Load(tenant, rate=25, at_least=2000) as load:
         load.wait_for_answers()
         tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=1")
         tenant.wait(lambda: len(tenant.pods()) == 1, "one pod is left")
