@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -88,6 +89,10 @@ class FakeKube(Kube):
         self.broken: dict[str, Exception] = {}  # by what is asked for
         self.models = [make_model()]
 
+    def scale_after(self, looks: int) -> None:
+        """After so many looks at the model the operator has scaled to two; a status after the load tells of it."""
+        self.models = [make_model() for _ in range(looks)] + [scaled_model()]
+
     def use(self, cluster) -> None:
         self._env = {"used": "1"}
 
@@ -133,14 +138,19 @@ def make_result(plan, *, drift: float = 0.001, failed: int = 0, second_at: float
     return LoadResult(plan, tuple(samples), BEGAN, 60.0)
 
 
-def play_load(kube: FakeKube, **changes):
-    """In place of `run_in_processes`: while it runs, the operator scales to two; a status after its end tells of it."""
+def play_load(**changes):
+    """In place of `run_in_processes`: the load is over at once."""
 
     async def run_in_processes(plan, processes):
-        kube.models = [scaled_model()]
         return make_result(plan, **changes)
 
     return run_in_processes
+
+
+def make_clock():
+    """In place of `utc_now`: the first look is at the start of the load, all others 10 s later."""
+    moments = itertools.chain([BEGAN], itertools.repeat(BEGAN + timedelta(seconds=10)))
+    return lambda: next(moments)
 
 
 def scaled_model(**status) -> dict:

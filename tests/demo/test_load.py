@@ -15,6 +15,7 @@ from tests.demo.doubles import (
     SECOND_START,
     FakeKube,
     decision,
+    make_clock,
     make_model,
     make_result,
     play_load,
@@ -27,12 +28,15 @@ from tests.demo.doubles import (
 def kube(monkeypatch) -> FakeKube:
     monkeypatch.setattr(watch, "POLL_SECONDS", 0)
     monkeypatch.setattr(load, "LOOK_SECONDS", 0)
-    return FakeKube()
+    monkeypatch.setattr(load, "utc_now", make_clock())
+    kube = FakeKube()
+    kube.scale_after(2)  # for the load's SLO, and once under load
+    return kube
 
 
 def run(kube, monkeypatch, send=None, **changes) -> load.LoadRun:
-    monkeypatch.setattr(load, "run_in_processes", send or play_load(kube, **changes))
-    return load.run(kube, load.make_plan(kube, "http://127.0.0.1:1", 5.0), Story())
+    monkeypatch.setattr(load, "run_in_processes", send or play_load(**changes))
+    return load.run(kube, load.make_plan(kube, "http://127.0.0.1:1", 5.0), FIRST_START["pod"], Story())
 
 
 def test_the_slo_of_the_load_is_the_models(kube):
@@ -41,7 +45,9 @@ def test_the_slo_of_the_load_is_the_models(kube):
 
 def test_a_good_run_tells_of_the_second_pod(kube, monkeypatch):
     found = run(kube, monkeypatch)
-    assert (found.scaled_to, found.second) == (2, SECOND_START)
+    assert found.looks[0] == (0.0, 1)
+    assert set(found.looks[1:]) == {(10.0, 2)}
+    assert found.second == SECOND_START
     assert found.told_at == BEGAN + timedelta(seconds=65)
 
 
@@ -105,8 +111,23 @@ def test_the_client_is_compared_over_the_minute_of_the_status(kube, monkeypatch)
 def test_what_one_replica_does_is_told_apart_from_what_two_do(kube, monkeypatch):
     """Slow are the first 2 s, the second pod serves after 10 s: that shows in what one replica did, not in all."""
     found = figures.describe_load(run(kube, monkeypatch, second_at=2.0))
-    assert found["second_pod_served_after_seconds"] == 10.0
     assert (found["p95_one_replica_ms"], found["p95_two_replicas_ms"], found["p95_ms"]) == (2000.0, 500.0, 500.0)
+    assert found["scaled_to"] == 2
+
+
+def test_what_one_replica_left_in_the_queue_is_none_of_the_two_replicas(kube, monkeypatch):
+    """The second pod serves after 10 s, and answers stay slow for another 9 s."""
+    found = figures.describe_load(run(kube, monkeypatch, second_at=19.0))
+    assert found["p95_two_replicas_ms"] == 500.0
+
+
+def test_a_second_replica_that_goes_again_is_not_counted_as_two(kube, monkeypatch):
+    whole = run(kube, monkeypatch, second_at=40.0)
+    gone = load.LoadRun(whole.result, ((0.0, 1), (10.0, 2), (30.0, 1)), whole.second, whole.model)
+    assert figures.ready_before(gone, 25.0, 10.0) == [2]
+    assert figures.ready_before(gone, 35.0, 10.0) == [2, 1]
+    assert figures.ready_before(gone, 5.0, 10.0) == [0, 1]
+    assert figures.describe_load(gone)["p95_one_replica_ms"] == 2000.0, "also of what was asked once it had gone"
 
 
 def test_a_cluster_that_stops_answering_ends_the_load(kube, monkeypatch):
@@ -118,8 +139,7 @@ def test_a_cluster_that_stops_answering_ends_the_load(kube, monkeypatch):
         finally:
             ended.append(True)
 
-    kube.models = [make_model()]
-    seen = iter((make_model(), make_model()))  # for the plan, and before the load
+    seen = iter((make_model(),))  # for the plan
 
     def get(*what):
         if (model := next(seen, None)) is None:
@@ -132,14 +152,14 @@ def test_a_cluster_that_stops_answering_ends_the_load(kube, monkeypatch):
     assert ended == [True]
 
 
-def test_what_is_seen_is_said_once_and_the_most_is_kept(capsys):
+def test_what_is_seen_is_said_once(capsys):
     kube = FakeKube()
     up = [decision(1, 2, "DemandRose")]
     kube.models = [make_model(), make_model(decisions=up, readyReplicas=2), make_model(decisions=up)]
-    follower = load.Follower(kube, make_model(), Changes(Story()))
+    follower = load.Follower(kube, Changes(Story()))
     for _ in range(4):
         follower.look()
-    assert follower.most == 2
+    assert [ready for _, ready in follower.looks] == [1, 2, 1, 1]
     lines = [line.split("s  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "1 of 1 replicas ready, P95 in status -; nothing decided yet",

@@ -13,7 +13,7 @@ from hotstart.demo import __main__ as demo
 from hotstart.demo import figures, load, stage, steps, watch
 from hotstart.demo.story import StepFailed
 
-from tests.demo.doubles import CLUSTER, GONE, FakeKube, play_load
+from tests.demo.doubles import CLUSTER, GONE, FakeKube, make_clock, play_load
 
 
 class FakeOpenAI:
@@ -28,6 +28,7 @@ class FakeOpenAI:
 def kube(monkeypatch, tmp_path) -> FakeKube:
     """The cluster, with all else that the demo touches replaced."""
     kube = FakeKube()
+    kube.scale_after(3)  # until it is Ready, for the load's SLO, and once under load
     monkeypatch.setattr(demo, "Kube", lambda: kube)
     monkeypatch.setattr(stage, "FIGURES", stage.ROOT / "build" / "tests" / tmp_path.name / "demo.json")
     stage.FIGURES.parent.mkdir(parents=True)
@@ -36,9 +37,11 @@ def kube(monkeypatch, tmp_path) -> FakeKube:
     monkeypatch.setattr(stage, "upload_checkpoint", lambda cluster, story: None)
     monkeypatch.setattr(stage, "forward_router", lambda cluster: stage.ROUTER_URL)
     monkeypatch.setattr(openai, "OpenAI", FakeOpenAI)
-    monkeypatch.setattr(load, "PROBE_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(load, "PROBE_PAUSE", 0)
+    monkeypatch.setattr(load, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(load, "utc_now", make_clock())
     monkeypatch.setattr(load, "decide_rate", lambda lone, work: 5.0)
-    monkeypatch.setattr(load, "run_in_processes", play_load(kube))
+    monkeypatch.setattr(load, "run_in_processes", play_load())
     monkeypatch.setattr(watch, "POLL_SECONDS", 0)
     yield kube
     stage.FIGURES.unlink(missing_ok=True)

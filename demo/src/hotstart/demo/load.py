@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import openai
@@ -31,8 +31,8 @@ from hotstart.loadtest.result import LoadResult
 
 REPLICAS_OF_LOAD = 1.15  # the rate, in what a replica can do
 MAX_TOKENS = 16
-PROBE_PAUSE_SECONDS = 1.5
 PROBES = 4  # lone requests that tell what one of the load's takes
+PROBE_PAUSE = 6  # lone requests long: the operator looks at the busiest 2 s of 6, and is to see no demand
 LOAD_SECONDS = 60.0
 LOOK_SECONDS = 0.5
 ROUTERS_TELL_SECONDS = 2.0  # after a request's end the operator knows of it: routers report whole seconds
@@ -42,12 +42,12 @@ ROUTERS_TELL_SECONDS = 2.0  # after a request's end the operator knows of it: ro
 class LoadRun:
     """What came of the load.
 
-    ``scaled_to``: most replicas that were ready; ``second``: status.coldStart of the second pod; ``model``: as it stood
-    once its status covered all of the load.
+    ``looks``: seconds from the start of the load, and how many replicas were ready then; ``second``: status.coldStart
+    of the second pod; ``model``: as it stood once its status covered all of the load.
     """
 
     result: LoadResult
-    scaled_to: int
+    looks: tuple[tuple[float, int], ...]
     second: dict[str, Any]
     model: Model
 
@@ -67,18 +67,18 @@ def decide_rate(lone_seconds: float, work: float) -> float:
     return round(REPLICAS_OF_LOAD * work / lone_seconds, 2)
 
 
-def probe(url: str) -> float:
-    """Seconds that a request of the load takes alone, the mean: most are shorter than those of the calibration.
+def probe(url: str, calibrated_seconds: float) -> float:
+    """Seconds that a request of the load takes alone, the mean: most are shorter than the one of the calibration.
 
     Most of the time nothing is asked: one request after the other would be all that a replica can do, and scale it up.
     """
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     took = []
     for prompt in BUILT_IN_PROMPTS[:PROBES]:
+        time.sleep(PROBE_PAUSE * calibrated_seconds)
         began = time.monotonic()
         client.completions.create(model=stage.MODEL_PATH, prompt=prompt, max_tokens=MAX_TOKENS, temperature=0)
         took.append(time.monotonic() - began)
-        time.sleep(PROBE_PAUSE_SECONDS)
     return sum(took) / len(took)
 
 
@@ -88,7 +88,7 @@ def make_plan(kube: Kube, url: str, rate: float) -> LoadPlan:
     return make_constant_plan(url, stage.MODEL_PATH, rate=rate, duration=LOAD_SECONDS, max_tokens=MAX_TOKENS, slo_s=slo)
 
 
-def run(kube: Kube, plan: LoadPlan, story: Story) -> LoadRun:
+def run(kube: Kube, plan: LoadPlan, first_pod: str, story: Story) -> LoadRun:
     """The load with the operator at work, until status tells of all of it.
 
     Raises:
@@ -96,7 +96,7 @@ def run(kube: Kube, plan: LoadPlan, story: Story) -> LoadRun:
     """
     story.say(f"{len(plan.arrivals)} requests in {LOAD_SECONDS:.0f} s, whatever becomes of those before (open loop)")
     say = Changes(story)
-    follower = Follower(kube, get_model(kube), say)
+    follower = Follower(kube, say)
     result = asyncio.run(send_and_follow(plan, follower.look))
     summary = result.summary
     if result.void:
@@ -106,16 +106,20 @@ def run(kube: Kube, plan: LoadPlan, story: Story) -> LoadRun:
         raise StepFailed(f"{len(plan.arrivals) - summary.ok} of {len(plan.arrivals)} requests got no answer: {why}")
     ended = result.started_at + timedelta(seconds=max(sample.intended + sample.latency for sample in result.samples))
     covered = ended + timedelta(seconds=ROUTERS_TELL_SECONDS)
-    if follower.most < 2:
+    if max(ready for _, ready in follower.looks) < 2:
         raise StepFailed(f"the operator did not scale up; its last decision: {describe_decision(get_model(kube))}")
-    wait_for_model(kube, follower.is_second_told, "tells how its second pod started", limit=30, say=say)
+
+    def is_second_told(model: Model) -> bool:
+        return cold_start(model).get("pod", "") not in ("", first_pod)
 
     def covers_load(model: Model) -> bool:
         written = status_written_at(model)
         return written is not None and written >= covered and bool(latency(model))
 
+    wait_for_model(kube, is_second_told, "tells how its second pod started", limit=30, say=say)
     model = wait_for_model(kube, covers_load, "has a status that covers the load's end", limit=60, say=say)
-    return LoadRun(result, follower.most, cold_start(model), model)
+    looks = tuple(((at - result.started_at).total_seconds(), ready) for at, ready in follower.looks)
+    return LoadRun(result, looks, cold_start(model), model)
 
 
 async def send_and_follow(plan: LoadPlan, look: Callable[[], None]) -> LoadResult:
@@ -133,24 +137,24 @@ async def send_and_follow(plan: LoadPlan, look: Callable[[], None]) -> LoadResul
 
 
 class Follower:
-    """Sees what the operator does under load, and says it as it changes. ``most``: most replicas that were ready."""
+    """Sees what the operator does under load, and says it as it changes; keeps when how many replicas were ready."""
 
-    def __init__(self, kube: Kube, before: Model, say: Changes) -> None:
+    def __init__(self, kube: Kube, say: Changes) -> None:
         self._kube, self._say = kube, say
-        self._known = cold_start(before).get("pod", "")
-        self.most = ready_replicas(before)
+        self.looks: list[tuple[datetime, int]] = []
 
     def look(self) -> None:
         """One look."""
         model = get_model(self._kube)
         ready = ready_replicas(model)
-        self.most = max(self.most, ready)
+        self.looks.append((utc_now(), ready))
         replicas = f"{ready} of {model['spec'].get('replicas')} replicas ready"
         self._say(f"{replicas}, P95 in status {latency(model) or '-'}; {describe_decision(model)}")
 
-    def is_second_told(self, model: Model) -> bool:
-        """Whether status.coldStart is of a pod that was not there before."""
-        return cold_start(model).get("pod", "") not in ("", self._known)
+
+def utc_now() -> datetime:
+    """The machine's clock, which the load's start is told by too."""
+    return datetime.now(UTC)
 
 
 def describe_decision(model: Model) -> str:

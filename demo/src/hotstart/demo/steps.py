@@ -37,15 +37,16 @@ def tell(story: Story, kube: Kube) -> dict[str, Any]:
         stage.upload_checkpoint(cluster, story)
     with story.step("install", "helm install hotstart"):
         stage.install_chart(kube, cluster, story)
-    facts |= serve(story, kube, cluster)
+    first, found = serve(story, kube, cluster)
+    facts |= found
     url = facts["url"] = stage.forward_router(cluster)
     with story.step("completion", f"A completion through Hotstart's endpoint {url}/v1"):
         complete(url, story)
-        lone = load.probe(url)
+        lone = load.probe(url, facts["lone_request_ms"] / 1000)
         rate = load.decide_rate(lone, facts["calibrated_work"])
         story.say(f"A request of the load takes {lone * 1000:.0f} ms alone: {rate} a second are too many for one pod.")
     with story.step("load", f"{load.LOAD_SECONDS:.0f} s of load: from 1 replica to 2"):
-        run = load.run(kube, load.make_plan(kube, url, rate), story)
+        run = load.run(kube, load.make_plan(kube, url, rate), first, story)
         found = figures.describe_load(run)
         story.say(figures.describe_start(run.second))
         story.say(figures.tell_load(found))
@@ -58,8 +59,8 @@ def tell(story: Story, kube: Kube) -> dict[str, Any]:
     return facts
 
 
-def serve(story: Story, kube: Kube, cluster: Cluster) -> dict[str, Any]:
-    """From the applied model to its first pod; the figures of build, verification, calibration and start."""
+def serve(story: Story, kube: Kube, cluster: Cluster) -> tuple[str, dict[str, Any]]:
+    """From the applied model to its first pod: the pod's name; the figures of build, calibration and start."""
     with story.step("engine_and_first_pod", "kubectl apply -f examples/demo.yaml: engine built, first pod ready"):
         apply_model(kube, cluster, story)
         model = wait_for_model(kube, is_measured, "is Ready", limit=240, say=Changes(story))
@@ -67,7 +68,7 @@ def serve(story: Story, kube: Kube, cluster: Cluster) -> dict[str, Any]:
         story.say(figures.describe_start(first))
         engine = kube.items("engines", "-n", stage.NAMESPACE)[0]
         story.say(figures.tell_engine(engine, model))
-    return figures.describe_engine(engine, model) | figures.phases("first", first)
+    return first["pod"], figures.describe_engine(engine, model) | figures.phases("first", first)
 
 
 def apply_model(kube: Kube, cluster: Cluster, story: Story) -> None:
