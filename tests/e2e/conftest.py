@@ -15,6 +15,7 @@ import pytest
 from hotstart.cluster import forward, images, lifecycle
 from hotstart.cluster.cluster import Cluster
 from hotstart.demo import stage
+from hotstart.demo.diagnosis import diagnose
 from hotstart.demo.kube import Kube
 from hotstart.demo.story import Story
 from hotstart.demo.watch import is_ready
@@ -32,14 +33,21 @@ class Platform:
     kube: Kube
     url: str  # of the router, on this machine
 
-    def wait(self, what: Callable[[], Any], why: str, *, namespaces: tuple[str, ...] = ()) -> Any:
+    def wait(
+        self,
+        what: Callable[[], Any],
+        why: str,
+        *,
+        namespaces: tuple[str, ...] = (),
+        patience: float = PATIENCE_SECONDS,
+    ) -> Any:
         """The first true value of ``what``; fails with the cluster's own word on the cause."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if found := what():
                 return found
             time.sleep(0.1)
-        pytest.fail(f"not within {PATIENCE_SECONDS:.0f} s: {why}\n{self.kube.diagnosis(*namespaces, stage.SYSTEM)}")
+        pytest.fail(f"not within {patience:.0f} s: {why}\n{diagnose(self.kube, *namespaces, stage.SYSTEM)}")
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +119,9 @@ class Tenant:
         """The namespace's pods of a component."""
         return self.kube.items("pods", "-n", self.namespace, "-l", f"app.kubernetes.io/component={component}")
 
-    def wait(self, what: Callable[[], Any], why: str) -> Any:
+    def wait(self, what: Callable[[], Any], why: str, *, patience: float = PATIENCE_SECONDS) -> Any:
         """As Platform.wait, with this namespace's word on the cause."""
-        return self.platform.wait(what, why, namespaces=(self.namespace,))
+        return self.platform.wait(what, why, namespaces=(self.namespace,), patience=patience)
 
     def wait_ready(self, name: str = "tiny", replicas: int = 1) -> dict[str, Any]:
         """The model once it is Ready with that many ready replicas."""

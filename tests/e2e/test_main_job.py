@@ -12,6 +12,8 @@ import pytest
 from hotstart.demo import stage
 from hotstart.demo.kube import condition
 
+from tests.support.processes import find_process
+
 pytestmark = pytest.mark.e2e
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -27,18 +29,6 @@ def ask(tenant, name="tiny", **options):
 def build_jobs(tenant):
     selector = "app.kubernetes.io/component=build"
     return tenant.kube.items("jobs", "-n", tenant.namespace, "-l", selector)
-
-
-def find_process(pod_uid: str, command: str) -> int:
-    """The process id, on this machine, of a pod's process."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            cgroup, name = (entry / "cgroup").read_text(), (entry / "comm").read_text().strip()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if name == command and pod_uid in cgroup:
-            return int(entry.name)
-    pytest.fail(f"no process {command} in pod {pod_uid}")
 
 
 def test_a_model_is_built_once_and_answers(tenant) -> None:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import os
+import signal
 
 import pytest
 from hotstart.demo import stage
-from hotstart.loadtest.drive import run_load
-from hotstart.loadtest.plan import make_constant_plan
+
+from tests.e2e.load import Load
+from tests.support.processes import find_process
 
 pytestmark = pytest.mark.e2e
 
 
-class Load:
-    """An open-loop load in a thread of its own."""
-
-    def __init__(self, tenant, *, rate: float, duration: float) -> None:
-        plan = make_constant_plan(
-            tenant.platform.url, f"{tenant.namespace}/tiny", rate=rate, duration=duration, max_tokens=4
-        )
-        self.result = None
-        self._thread = threading.Thread(target=self._run, args=(plan,))
-
-    def _run(self, plan) -> None:
-        self.result = asyncio.run(run_load(plan)).to_json()
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._thread.join()
+OPERATOR = "hotstart-operat"  # the kernel keeps 15 characters of a name
 
 
 def leader(kube) -> str:
@@ -43,29 +26,35 @@ def test_2000_requests_through_scale_down_and_a_change_of_the_pod_template(tenan
     tenant.apply_model(replicas="2")
     tenant.wait_ready(replicas=2)
     before = {pod["metadata"]["name"] for pod in tenant.pods()}
-    with Load(tenant, rate=25, duration=80) as load:
+    with Load(tenant, rate=25, at_least=2000) as load:
+        load.wait_for_answers()
         tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=1")
         tenant.wait(lambda: len(tenant.pods()) == 1, "one pod is left")
+        load.wait_for_answers()
         tenant.apply_model(maxNewTokens="7")
         tenant.wait(
             lambda: len(pods := tenant.pods()) == 1 and pods[0]["metadata"]["name"] not in before,
             "the last pod was replaced",
         )
         tenant.wait_ready()
-    assert load.result["requests"] == 2000
-    assert load.result["failed"] == 0, (load.result["failures"], load.result["failure_details"])
+        load.wait_for_answers()
+    load.assert_none_lost()
 
 
 def test_the_leader_killed_and_serving_is_not_touched(tenant) -> None:
     tenant.apply_model()
     tenant.wait_ready()
     pods = [pod["metadata"]["uid"] for pod in tenant.pods()]
-    first = leader(tenant.kube)
-    name = first.split("_")[0]
-    with Load(tenant, rate=20, duration=25) as load:
-        tenant.kube.run("kubectl", "delete", "pod", name, "-n", stage.SYSTEM, "--grace-period=0", "--force")
-        tenant.wait(lambda: leader(tenant.kube) not in ("", first), "another replica leads")
-    assert load.result["failed"] == 0, (load.result["failures"], load.result["failure_details"])
+    first = leader(tenant.kube).split("_")[0]
+    operator = tenant.kube.get("pod", first, "-n", stage.SYSTEM)
+    with Load(tenant, rate=20) as load:
+        load.wait_for_answers()
+        os.kill(find_process(operator["metadata"]["uid"], OPERATOR), signal.SIGKILL)
+        tenant.wait(
+            lambda: leader(tenant.kube).split("_")[0] not in ("", first), "the other replica leads", patience=20
+        )
+        load.wait_for_answers()
+    load.assert_none_lost()
     assert [pod["metadata"]["uid"] for pod in tenant.pods()] == pods
     tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
     tenant.wait_ready(replicas=2)

@@ -17,7 +17,7 @@ from pathlib import Path
 from aiohttp import web
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile, engine_prefix
-from hotstart.exchange.messages import PodReport, PodRequest, PodState, RouterReport, RouterRequest
+from hotstart.exchange.messages import ModelSecond, PodReport, PodRequest, PodState, RouterReport, RouterRequest
 from hotstart.exchange.names import PORT_AGENT
 from hotstart.exchange.server import KeySet, add_exchange, make_app
 from hotstart.operator.adapters.kube import KubeCluster, connect
@@ -83,6 +83,7 @@ class Stage:
     runners: list[web.AppRunner] = field(default_factory=list)
     states: dict[str, PodState] = field(default_factory=dict)
     routes: list = field(default_factory=list)
+    busy: float = 0.0  # requests at the pods of model m, as the router counts them in each second
 
     def start(self, name: str, **changes: str) -> Process:
         """One replica of the operator."""
@@ -207,7 +208,12 @@ class Stage:
 
         async def answer(request: RouterRequest) -> RouterReport:
             self.routes[:] = request.routes
-            return RouterReport(pod_uid=uid, generation=request.generation, cursor=int(time.time()) - 1)
+            whole = int(time.time()) - 1
+            seconds = tuple(
+                ModelSecond(second=second, model=f"{self.models}/m", in_flight_sum=self.busy)
+                for second in range(max(request.cursor, whole - 1) + 1, whole + 1)
+            )
+            return RouterReport(pod_uid=uid, generation=request.generation, cursor=whole, seconds=seconds)
 
         await self._serve(address, uid, RouterRequest, answer)
         await self.set_pod("router-1", self.system, address)

@@ -1,4 +1,4 @@
-"""kubectl and helm for the demo, and what the cluster says when a step fails."""
+"""kubectl and helm for the demo and the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -56,41 +56,11 @@ class Kube:
         """kubectl apply of a YAML text."""
         return self.run("kubectl", "apply", "-f", "-", stdin=manifest).strip()
 
-    def diagnosis(self, *namespaces: str) -> str:
-        """Events, conditions and the last log lines of pods that are not well: the cause, not only a time-out."""
-        said: list[str] = []
-        for namespace in namespaces:
-            models = self.items("completionmodels,engines", "-n", namespace)
-            said += [line for model in models for line in condition_lines(model)]
-            events = self.items("events", "-n", namespace, "--sort-by=.lastTimestamp")
-            said += [f"event {e['involvedObject']['name']}: {e['reason']}: {e['message']}" for e in events[-12:]]
-            for pod in self.items("pods", "-n", namespace):
-                if not pod_is_well(pod):
-                    said += self._log_lines(namespace, pod["metadata"]["name"])
-        return "\n".join(said)
-
-    def _log_lines(self, namespace: str, pod: str) -> list[str]:
-        command = ("kubectl", "logs", "-n", namespace, pod, "--all-containers", "--tail=15", "--prefix")
+    def logs(self, namespace: str, pod: str, *options: str) -> list[str]:
+        """Lines of a pod's logs, each with its container; what kubectl says where there are none."""
+        command = ("kubectl", "logs", "-n", namespace, pod, "--prefix", *options)
         done = subprocess.run(command, env=self._env, capture_output=True, text=True, check=False)
-        return [f"log {line}" for line in (done.stdout or done.stderr).splitlines()[-30:]]
-
-
-def pod_is_well(pod: dict[str, Any]) -> bool:
-    """Whether the pod succeeded or is Ready."""
-    conditions = pod["status"].get("conditions", ())
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return ready or pod["status"].get("phase") == "Succeeded"
-
-
-def condition_lines(thing: dict[str, Any]) -> list[str]:
-    """One line for each condition of the object that is not True, with reason and message."""
-    name = f"{thing['kind']} {thing['metadata']['name']}"
-    conditions = thing.get("status", {}).get("conditions", ())
-    return [
-        f"{name}: {c['type']}={c['status']} {c['reason']}: {c.get('message', '')}"
-        for c in conditions
-        if c["status"] != "True"
-    ]
+        return (done.stdout or done.stderr).splitlines()
 
 
 def condition(thing: dict[str, Any], kind: str) -> dict[str, Any]:

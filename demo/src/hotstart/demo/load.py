@@ -1,51 +1,62 @@
-"""The demo's load: 60 s that one replica cannot hold and two can, what the operator does about it, and the way back."""
+"""The demo's load: a minute that one replica cannot hold and two can, what the operator does about it, the way back."""
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
-import tempfile
+import asyncio
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import openai
 from hotstart.demo import stage
-from hotstart.demo.kube import Kube, condition
+from hotstart.demo.kube import Kube
 from hotstart.demo.story import Changes, StepFailed, Story
-from hotstart.demo.watch import cold_start, ready_replicas, wait_for_model
+from hotstart.demo.watch import (
+    Model,
+    cold_start,
+    decisions,
+    get_model,
+    latency,
+    ready_replicas,
+    status_written_at,
+    wait_for_model,
+)
+from hotstart.loadtest.durations import parse_duration
+from hotstart.loadtest.fleet import run_in_processes
+from hotstart.loadtest.plan import LoadPlan, make_constant_plan
 from hotstart.loadtest.prompts import BUILT_IN_PROMPTS
+from hotstart.loadtest.result import LoadResult
 
-MODEL = "smollm2"
 REPLICAS_OF_LOAD = 1.15  # the rate, in what a replica can do
 MAX_TOKENS = 16
-PROBE_PAUSE_SECONDS = 1.5
 PROBES = 4  # lone requests that tell what one of the load's takes
-DURATION = "60s"
-SLO = "3s"
-HEADLINES = (
-    "engine_build_seconds",
-    "agreement",
-    "calibrate_seconds",
-    "lone_request_ms",
-    "calibrated_concurrency",
-    "first_pod_seconds",
-    "second_pod_seconds",
-    "p95_ms",
-    "p95_status_ms",
-    "requests",
-    "failed",
-    "scaled_to",
-    "builds",
-)
+PROBE_PAUSE = 6  # lone requests long: the operator looks at the busiest 2 s of 6, and is to see no demand
+LOAD_SECONDS = 60.0
+LOOK_SECONDS = 0.5
+ROUTERS_TELL_SECONDS = 2.0  # after a request's end the operator knows of it: routers report whole seconds
 
 
-def milliseconds(duration: str | None) -> float | None:
-    """A duration of the API, such as 180ms or 1.2s, in ms; None where there is none."""
-    found = re.fullmatch(r"([\d.]+)(ms|s)", duration or "")
-    return float(found[1]) * (1 if found[2] == "ms" else 1000) if found else None
+@dataclass(frozen=True)
+class LoadRun:
+    """What came of the load.
+
+    ``looks``: seconds from the start of the load, and how many replicas were ready then; ``second``: status.coldStart
+    of the second pod; ``model``: as it stood once its status covered all of the load.
+    """
+
+    result: LoadResult
+    looks: tuple[tuple[float, int], ...]
+    second: dict[str, Any]
+    model: Model
+
+    @property
+    def told_at(self) -> datetime:
+        """When that status was written: its latency is of the minute before."""
+        found = status_written_at(self.model)
+        assert found is not None
+        return found
 
 
 def decide_rate(lone_seconds: float, work: float) -> float:
@@ -56,111 +67,111 @@ def decide_rate(lone_seconds: float, work: float) -> float:
     return round(REPLICAS_OF_LOAD * work / lone_seconds, 2)
 
 
-def probe(url: str, model: str) -> float:
-    """Seconds that a request of the load takes alone, the mean: most are shorter than those of the calibration.
+def probe(url: str, calibrated_seconds: float) -> float:
+    """Seconds that a request of the load takes alone, the mean: most are shorter than the one of the calibration.
 
     Most of the time nothing is asked: one request after the other would be all that a replica can do, and scale it up.
     """
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     took = []
     for prompt in BUILT_IN_PROMPTS[:PROBES]:
+        time.sleep(PROBE_PAUSE * calibrated_seconds)
         began = time.monotonic()
-        client.completions.create(model=model, prompt=prompt, max_tokens=MAX_TOKENS, temperature=0)
+        client.completions.create(model=stage.MODEL_PATH, prompt=prompt, max_tokens=MAX_TOKENS, temperature=0)
         took.append(time.monotonic() - began)
-        time.sleep(PROBE_PAUSE_SECONDS)
     return sum(took) / len(took)
 
 
-def run(
-    kube: Kube, url: str, model: str, rate: float, story: Story
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The load with the operator at work: the client's figures, the second pod's start, the model at the end.
+def make_plan(kube: Kube, url: str, rate: float) -> LoadPlan:
+    """The load, with the model's own SLO."""
+    slo = parse_duration(get_model(kube)["spec"]["slo"]["latency"])
+    return make_constant_plan(url, stage.MODEL_PATH, rate=rate, duration=LOAD_SECONDS, max_tokens=MAX_TOKENS, slo_s=slo)
+
+
+def run(kube: Kube, plan: LoadPlan, first_pod: str, story: Story) -> LoadRun:
+    """The load with the operator at work, until status tells of all of it.
 
     Raises:
-        StepFailed: requests failed, the run is void, or no second replica became ready.
+        StepFailed: the run is void, requests failed, no second replica became ready, or status does not tell of it.
     """
-    story.say(f"hotstart-loadtest run --rate {rate} --duration {DURATION}: open loop, latency from the intended time")
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        command = (
-            *(str(Path(sys.executable).parent / "hotstart-loadtest"), "run", "--url", url, "--model", model),
-            *(
-                "--rate",
-                str(rate),
-                "--duration",
-                DURATION,
-                "--max-tokens",
-                str(MAX_TOKENS),
-                "--slo",
-                SLO,
-                "--quiet",
-                "--output",
-                str(report),
-            ),
-        )
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            scaled_to, second, last = follow(kube, process, Changes(story))
-        finally:
-            process.terminate()
-            printed = process.communicate()[0]
-        if not report.exists():
-            raise StepFailed(f"the load test ended with {process.returncode}:\n{printed}")
-        result = json.loads(report.read_text())
-    if result["failed"]:
-        raise StepFailed(f"{result['failed']} of {result['requests']} requests failed:\n{printed}")
-    if scaled_to < 2:
-        raise StepFailed(f"the operator did not scale up: {json.dumps(decisions(last), indent=1)}")
-    result["scaled_to"] = scaled_to
-    return result, second, last
+    story.say(f"{len(plan.arrivals)} requests in {LOAD_SECONDS:.0f} s, whatever becomes of those before (open loop)")
+    say = Changes(story)
+    follower = Follower(kube, say)
+    result = asyncio.run(send_and_follow(plan, follower.look))
+    summary = result.summary
+    if result.void:
+        raise StepFailed(f"{summary.void_reason} Too much else runs on this machine: end it, and try again.")
+    if summary.ok < len(plan.arrivals):
+        why = f"{summary.failures} {summary.failure_details}" if summary.failures else "unfinished"
+        raise StepFailed(f"{len(plan.arrivals) - summary.ok} of {len(plan.arrivals)} requests got no answer: {why}")
+    ended = result.started_at + timedelta(seconds=max(sample.intended + sample.latency for sample in result.samples))
+    covered = ended + timedelta(seconds=ROUTERS_TELL_SECONDS)
+    if max(ready for _, ready in follower.looks) < 2:
+        raise StepFailed(f"the operator did not scale up; its last decision: {describe_decision(get_model(kube))}")
+
+    def is_second_told(model: Model) -> bool:
+        return cold_start(model).get("pod", "") not in ("", first_pod)
+
+    def covers_load(model: Model) -> bool:
+        written = status_written_at(model)
+        return written is not None and written >= covered and bool(latency(model))
+
+    wait_for_model(kube, is_second_told, "tells how its second pod started", limit=30, say=say)
+    model = wait_for_model(kube, covers_load, "has a status that covers the load's end", limit=60, say=say)
+    looks = tuple(((at - result.started_at).total_seconds(), ready) for at, ready in follower.looks)
+    return LoadRun(result, looks, cold_start(model), model)
 
 
-def follow(kube: Kube, process: subprocess.Popen[str], say: Changes) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """While the load runs: the most ready replicas, the start of the newest pod, the model as last seen."""
-    most, second, model = 0, {}, {}
-    first_pod = ""
-    while process.poll() is None:
-        model = kube.get("completionmodel", MODEL, "-n", stage.NAMESPACE) or {}
+async def send_and_follow(plan: LoadPlan, look: Callable[[], None]) -> LoadResult:
+    """The load's result. ``look`` is called twice a second and once more at the end; what it raises ends the load."""
+    sending = asyncio.create_task(run_in_processes(plan, 1))
+    try:
+        while not sending.done():
+            await asyncio.to_thread(look)
+            await asyncio.wait({sending}, timeout=LOOK_SECONDS)
+        await asyncio.to_thread(look)
+        return await sending
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+class Follower:
+    """Sees what the operator does under load, and says it as it changes; keeps when how many replicas were ready."""
+
+    def __init__(self, kube: Kube, say: Changes) -> None:
+        self._kube, self._say = kube, say
+        self.looks: list[tuple[datetime, int]] = []
+
+    def look(self) -> None:
+        """One look."""
+        model = get_model(self._kube)
         ready = ready_replicas(model)
-        most = max(most, ready)
-        first_pod = first_pod or cold_start(model).get("pod", "")
-        if cold_start(model).get("pod") != first_pod:
-            second = cold_start(model)
-        newest = (decisions(model) or [{}])[0]
-        latency = (model["status"].get("latency") or {}).get("value", "-")
-        why = f"{newest.get('reason', '')}: {newest.get('message', '')}" if newest else ""
-        say(f"replicas {ready} ready of {model['spec'].get('replicas')}, P95 {latency}; {why}")
-        time.sleep(0.5)
-    return most, second, model
+        self.looks.append((utc_now(), ready))
+        replicas = f"{ready} of {model['spec'].get('replicas')} replicas ready"
+        self._say(f"{replicas}, P95 in status {latency(model) or '-'}; {describe_decision(model)}")
 
 
-def decisions(model: dict[str, Any]) -> list[dict[str, Any]]:
-    """status.decisions, newest first."""
-    return list(model.get("status", {}).get("decisions") or ())
+def utc_now() -> datetime:
+    """The machine's clock, which the load's start is told by too."""
+    return datetime.now(UTC)
 
 
-def compare(result: dict[str, Any], model: dict[str, Any], story: Story) -> dict[str, Any]:
-    """The client's P95 beside the one in status; the figures for build/demo.json."""
-    in_status = milliseconds((model["status"].get("latency") or {}).get("value"))
-    met = condition(model, "SLOMet")
-    story.say(
-        f"{result['requests']} requests, {result['failed']} failed; by the client P50 {result['p50_ms']:.0f} ms, "
-        f"P95 {result['p95_ms']:.0f} ms (of all 60 s); P95 in status {in_status} ms (last window); "
-        f"SLOMet={met.get('status')} ({met.get('reason')}); send drift p99 {result['drift_p99_ms']:.2f} ms"
-    )
-    if result["void"]:
-        story.say(result["void_reason"])
-    keep = ("void", "requests", "failed", "scaled_to", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "drift_p99_ms")
-    return {**{name: result[name] for name in keep}, "p95_status_ms": in_status}
+def describe_decision(model: Model) -> str:
+    """The newest decision in a line."""
+    found = decisions(model)
+    if not found:
+        return "nothing decided yet"
+    return f"{found[0]['from']} -> {found[0]['to']}: {found[0]['reason']}: {found[0]['message']}"
 
 
-def wait_for_scale_down(kube: Kube, story: Story) -> None:
-    """Until one replica is left, drained."""
+def wait_for_scale_down(kube: Kube, story: Story) -> Model:
+    """The model once one replica is left, drained."""
 
-    def one_left(model: dict[str, Any]) -> bool:
+    def one_left(model: Model) -> bool:
         pods = kube.items("pods", "-n", stage.NAMESPACE, "-l", "app.kubernetes.io/component=serving")
         return model["spec"].get("replicas") == 1 and len(pods) == 1
 
-    model = wait_for_model(kube, stage.NAMESPACE, MODEL, one_left, limit=120, say=Changes(story))
-    newest = decisions(model)[0]
-    story.say(f"{newest['from']} -> {newest['to']}: {newest['reason']}: {newest['message']}")
+    model = wait_for_model(kube, one_left, "is back at one replica", limit=120, say=Changes(story))
+    story.say(describe_decision(model))
+    return model

@@ -1,4 +1,4 @@
-"""The demo's first steps: cluster, images, checkpoint in the store, chart."""
+"""The demo's places and first steps: cluster, images, checkpoint in the store, chart, the way to the router."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from hotstart.cluster import images, lifecycle
+from hotstart.cluster import forward, images, lifecycle
 from hotstart.cluster.cluster import S3, Cluster
+from hotstart.cluster.errors import ClusterError
 from hotstart.demo.kube import Kube
 from hotstart.demo.story import StepFailed, Story
 
 ROOT = Path(__file__).resolve().parents[4]
+FIGURES = ROOT / "build" / "demo.json"
+MANIFEST = ROOT / "examples" / "demo.yaml"
 IMAGES = ("control", "triton-cpu", "builder")
 SYSTEM = "hotstart-system"
 NAMESPACE = "demo"
+MODEL = "smollm2"  # the name in MANIFEST
+MODEL_PATH = f"{NAMESPACE}/{MODEL}"
+ROUTER_PORT = 8080  # of this machine, where it is free; the README's three lines name it
+ROUTER_URL = f"http://127.0.0.1:{ROUTER_PORT}"
 STORE_BUCKET = "hotstart-engines"
 CHECKPOINT_PREFIX = "smollm2-135m/"
 
@@ -113,3 +120,12 @@ def install_chart(kube: Kube, cluster: Cluster, story: Story) -> None:
     for name in names:
         kube.run("kubectl", "rollout", "status", name, "-n", SYSTEM, "--timeout=120s")
     story.say("the operator (two replicas, one leads) and the router (two replicas) are available")
+
+
+def forward_router(cluster: Cluster) -> str:
+    """The router's URL on this machine: ROUTER_URL, or one with a free port where that one is taken."""
+    host, port = forward.resolve(cluster, f"{SYSTEM}/hotstart-router:8080")
+    try:
+        return f"http://127.0.0.1:{forward.reuse(cluster, host, port, ROUTER_PORT)}"
+    except ClusterError:
+        return f"http://127.0.0.1:{forward.reuse(cluster, host, port)}"

@@ -1,16 +1,18 @@
-"""Follows a CompletionModel until it is as wanted, and says what happens meanwhile."""
+"""Follows the demo's CompletionModel until it is as wanted, and says what happens meanwhile."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
+from hotstart.demo import stage
 from hotstart.demo.kube import Kube, condition
 from hotstart.demo.story import Changes, StepFailed
+from hotstart.exchange.names import FIELD_MANAGER
 
 POLL_SECONDS = 0.2
-TERMINAL_AFTER_SECONDS = 20.0
 
 Model = dict[str, Any]
 
@@ -31,24 +33,33 @@ def progress_line(model: Model, engines: list[dict[str, Any]]) -> str:
     return ""
 
 
-def wait_for_model(
-    kube: Kube, namespace: str, name: str, wanted: Callable[[Model], bool], *, limit: float, say: Changes
-) -> Model:
-    """The model once ``wanted`` holds.
+def get_model(kube: Kube) -> Model:
+    """The demo's CompletionModel with the record of who wrote what.
+
+    Raises:
+        StepFailed: it is gone.
+    """
+    model = kube.get("completionmodel", stage.MODEL, "-n", stage.NAMESPACE, "--show-managed-fields")
+    if model is None:
+        raise StepFailed(f"CompletionModel {stage.MODEL_PATH} is gone")
+    return model
+
+
+def wait_for_model(kube: Kube, wanted: Callable[[Model], bool], what: str, *, limit: float, say: Changes) -> Model:
+    """The model once ``wanted`` holds, which ``what`` puts in words ("is Ready").
 
     Raises:
         StepFailed: not within ``limit`` seconds; with the model's own word why.
     """
     deadline = time.monotonic() + limit
     while True:
-        model = kube.get("completionmodel", name, "-n", namespace)
-        if model is None:
-            raise StepFailed(f"CompletionModel {namespace}/{name} is gone")
+        model = get_model(kube)
         if wanted(model):
             return model
-        say(progress_line(model, kube.items("engines", "-n", namespace)))
+        line = progress_line(model, kube.items("engines", "-n", stage.NAMESPACE))
+        say(line)
         if time.monotonic() > deadline:
-            raise StepFailed(f"{namespace}/{name} is not there after {limit:.0f} s")
+            raise StepFailed(f"not within {limit:.0f} s: {stage.MODEL_PATH} {what}. {line}".rstrip())
         time.sleep(POLL_SECONDS)
 
 
@@ -72,3 +83,23 @@ def ready_replicas(model: Model) -> int:
 def cold_start(model: Model) -> dict[str, Any]:
     """status.coldStart; empty where nothing was measured."""
     return dict(model.get("status", {}).get("coldStart") or {})
+
+
+def decisions(model: Model) -> list[dict[str, Any]]:
+    """status.decisions, newest first."""
+    return list(model.get("status", {}).get("decisions") or ())
+
+
+def latency(model: Model) -> str:
+    """The percentile in status, such as 180ms; empty where there was no traffic."""
+    return str((model.get("status", {}).get("latency") or {}).get("value") or "")
+
+
+def status_written_at(model: Model) -> datetime | None:
+    """When the operator last changed the status, by the API server's record (to the second)."""
+    times = [
+        entry["time"]
+        for entry in model["metadata"].get("managedFields", ())
+        if entry["manager"] == FIELD_MANAGER and entry.get("subresource") == "status"
+    ]
+    return datetime.fromisoformat(max(times)) if times else None

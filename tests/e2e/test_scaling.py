@@ -1,0 +1,39 @@
+"""Traffic, and nothing else, changes the number of replicas: up while people ask, back down when they are gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.load import Clients
+
+pytestmark = pytest.mark.e2e
+
+UP_TO_TWO = "SLO, minReplicas: 1, maxReplicas: 2, concurrencyPerReplica: 1"
+
+
+def steps(tenant) -> list[tuple[int, int]]:
+    """From and to of the decisions in status, oldest first."""
+    found = tenant.model()["status"].get("decisions", ())
+    return [(decision["from"], decision["to"]) for decision in reversed(found)]
+
+
+def test_two_people_who_ask_without_pause_get_a_second_replica_and_its_end_takes_it_away(tenant) -> None:
+    tenant.apply_model(mode=UP_TO_TWO)
+    tenant.wait_ready()
+    assert steps(tenant) == []
+
+    with Clients(tenant, 2) as clients:
+        tenant.wait_ready(replicas=2)
+        served = len(clients.answers)
+        tenant.wait(lambda: len(clients.answers) >= served + 20, "answers by two replicas")
+    assert clients.failures == []
+    assert steps(tenant) == [(1, 2)]
+    assert tenant.model()["spec"]["replicas"] == 2
+
+    tenant.wait(
+        lambda: tenant.model()["spec"]["replicas"] == 1 and len(tenant.pods()) == 1, "one replica is left", patience=180
+    )
+    tenant.wait(lambda: steps(tenant) == [(1, 2), (2, 1)], "status tells of both decisions")
+    reasons = {event["reason"] for event in tenant.kube.items("events", "-n", tenant.namespace)}
+    assert {"DemandRose", "DemandFell"} <= reasons
+    tenant.wait_ready()
