@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 log = logging.getLogger(__name__)
 KEPT_DECISIONS = 10
+FLIP_SECONDS = 3.0  # a model whose status cannot be written is not woken for it more often
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Scaler:
         now = self.clock.now()
         routers = self.memory.router_facts(model.metadata.namespace, model.metadata.name)
         if is_outdated(model, memory.window, routers, now):
-            return True
+            return now - memory.woken_at >= FLIP_SECONDS
         busy = any(second.arrivals for second in memory.window.last(LATENCY_WINDOW_SECONDS, now))
         return busy and now - max(memory.written_at, memory.woken_at) >= WRITE_EVERY_SECONDS
 
