@@ -13,6 +13,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -29,7 +30,6 @@ import uvloop
 from hotstart.exchange.client import ExchangeClient
 from hotstart.exchange.messages import Endpoint, ModelRoute, RouterReport, RouterRequest
 from hotstart.exchange.signing import make_jwks, make_signing_key
-from hotstart.loadtest.connection import ConnectionPool
 from router_streams import Ask, StreamPerPod, percentile
 
 from tests.support.scripts import script
@@ -103,39 +103,38 @@ class Client:
                 raise RuntimeError(f"the router answered {response.status}: {answer.decode()}")
 
 
-class _Answer:
-    """Implements ``connection.Receiver``: the status, or why there is none."""
+class LeanClient(asyncio.Protocol):
+    """The same completion again and again on one connection, at next to no cost to the client."""
 
     def __init__(self) -> None:
-        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def received(self, data: bytes) -> None:
-        """The text is of no interest."""
-
-    def finished(self, status: int) -> None:
-        self.status.set_result(status)
-
-    def lost(self, error: Exception | None, *, began: bool) -> None:
-        self.status.set_exception(error or ConnectionError("the router hung up"))
-
-
-class LeanClient:
-    """The same completion again and again, at next to no cost to the client."""
-
-    def __init__(self, port: int) -> None:
-        self._pool = ConnectionPool(f"http://127.0.0.1:{port}")
         body = json.dumps({"model": "bench/trivial", "prompt": "def f(x):", "max_tokens": 16}).encode()
         head = "POST /v1/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
         self._request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        self._came = b""
+
+    async def connect(self, port: int) -> None:
+        self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
+
+    def data_received(self, data: bytes) -> None:
+        self._came += data
+        head, found, body = self._came.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if found and length and len(body) == int(length.group(1)):
+            self._answer.set_result(head)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(error or ConnectionError("the router hung up"))
 
     async def ask(self, _: str) -> None:
-        connection, answer = self._pool.take() or await self._pool.open(), _Answer()
-        connection.start(self._request, answer)
-        if (status := await answer.status) != 200:
-            raise RuntimeError(f"the router answered {status}")
+        self._came, self._answer = b"", asyncio.get_running_loop().create_future()
+        self._transport.write(self._request)
+        head = await self._answer
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"the router answered {head.decode()}")
 
-    async def close(self) -> None:
-        await self._pool.close()
+    def close(self) -> None:
+        self._transport.abort()
 
 
 async def in_turn(*ways: Ask) -> list[list[float]]:
@@ -260,8 +259,9 @@ async def measure() -> dict[str, float]:
             f"http://127.0.0.1:{router.port}", connector=aiohttp.TCPConnector(limit=CONCURRENCY)
         )
         await stack.enter_async_context(session)
-        client, lean, bare = Client(session), LeanClient(router.port), StreamPerPod(trivial.grpc)
-        stack.push_async_callback(lean.close)
+        client, lean, bare = Client(session), LeanClient(), StreamPerPod(trivial.grpc)
+        await lean.connect(router.port)
+        stack.callback(lean.close)
         stack.push_async_callback(bare.close)
         await client.ask("")
         rss_idle = router.rss_megabytes()
