@@ -20,7 +20,7 @@ ROOT = HERE.parent
 BENCH = ROOT / "build" / "bench"
 IN_DEMO = ("memory", "first_write")
 ALONE = (
-    *("exchange", "loadgen", "router", "router_streams", "completion", "key", "transfers"),
+    *("exchange", "loadgen", "router", "router_streams", "completion", "disconnect", "key", "transfers"),
     *("convert_mpt", "reference", "replit_laptop", "verify", "calibrate", "tensorrt_llm_path"),
 )
 RUNNING = ROOT / "build" / "cluster" / "cluster.json"
