@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 import aiohttp
 from hotstart.engines.errors import EngineError
+from hotstart.engines.native_memory import give_back_memory
 from hotstart.engines.pod_agent.disk import Disk, Remembered, find_corrupt, is_whole
 from hotstart.engines.pod_agent.failures import (
     ENGINE_CORRUPT,
@@ -321,6 +322,7 @@ class Agent:
             raise BringUpFailed(reason, message, retryable=True) from error
 
     async def _watch(self, wanted: Remembered) -> Event:
+        give_back_memory()  # of the imports and the fetch: from here on little is needed
         silent = 0
         while silent < MISSED_PROBES:
             await asyncio.sleep(WATCH_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from hotstart.engines.native_memory import give_back_memory
 from hotstart.engines.triton.completion.options import RequestOptions
 from hotstart.engines.triton.completion.sampling import choose_token
 
@@ -164,13 +164,6 @@ def read_logits(step: Any) -> Any:
     import ctranslate2
 
     return np.array(step.logits.to(ctranslate2.DataType.float32)).reshape(-1)
-
-
-def give_back_memory() -> None:
-    """Lets the C library return freed pages; of what a load takes for a moment it would keep an engine's size."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc
-        trim(0)
 
 
 def make_sampling(options: RequestOptions) -> dict[str, Any]:
