@@ -18,7 +18,7 @@ def choose_token(logits: npt.NDArray[np.float32], options: RequestOptions, chanc
     """
     scaled = logits.astype(np.float64) / options.temperature
     weights = np.exp(scaled - scaled.max())
-    ids: Any = np.argsort(-weights, kind="stable")
+    ids: Any = np.argsort(-scaled, kind="stable")
     if options.top_k:
         ids = ids[: options.top_k]
     sums = np.cumsum(weights[ids])
