@@ -143,9 +143,14 @@ async def test_a_broken_stream_cancels_its_requests(
     before = (await metrics())['hotstart_completion_requests_total{outcome="cancelled"}']
     async with grpc.InferenceServerClient(completion_server.grpc) as client:
         stream = Stream(client)
-        names = [stream.send(message(f"b{number}", max_tokens=400, stream=True)) for number in range(6)]
-        async with asyncio.timeout(60):
-            await stream.first[names[0]].wait()
+        for number in range(6):
+            stream.send(message(f"b{number}", max_tokens=400, stream=True))
+
+        async def all_came() -> bool:
+            seen = await metrics()
+            return (seen["hotstart_completion_running"], seen["hotstart_completion_waiting"]) == (2, 4)
+
+        await until(all_came, "two requests that run and four that wait")
         await stream.close()
 
     async def all_cancelled() -> bool:
