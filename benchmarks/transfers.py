@@ -136,10 +136,8 @@ def get_kept(job: Job) -> str:
             connection.request("GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={span[0]}-{span[1] - 1}"})
             answer, received, size = connection.getresponse(), 0, span[1] - span[0]
             while received < size:
-                count = answer.readinto(buffer[received : min(received + MIB, size)])
-                os.pwrite(file, buffer[received : received + count], span[0] + received)
-                received += count
-            answer.read()
+                received += answer.readinto(buffer[received:size])
+            os.pwrite(file, buffer[:size], span[0])
             hash_on(span[0], buffer[:size])
 
     with ThreadPoolExecutor(STREAMS) as pool:
