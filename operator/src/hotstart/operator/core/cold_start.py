@@ -21,7 +21,7 @@ def measure_cold_start(pods: Iterable[PodFacts], old: ColdStart | None) -> ColdS
     newest = max(ready, key=lambda pod: (pod.decided, pod.name), default=None)
     if newest is None or newest.ready_at is None or newest.report is None:
         return old
-    if old is not None and (old.pod == newest.name or (old.measured_at and is_older(newest, old))):
+    if old is not None and old.measured_at is not None and (is_measured(newest, old) or is_older(newest, old)):
         return old
     return ColdStart(
         pod=newest.name,
@@ -29,6 +29,12 @@ def measure_cold_start(pods: Iterable[PodFacts], old: ColdStart | None) -> ColdS
         total_milliseconds=max(0, round((newest.ready_at - newest.decided) * 1000)),
         phases={name: max(0, round(seconds * 1000)) for name, seconds in phases_of(newest).items()},
     )
+
+
+def is_measured(pod: PodFacts, old: ColdStart) -> bool:
+    """Whether the measurement that stands is this pod's, and not that of an earlier one of the same name."""
+    assert old.measured_at is not None
+    return old.pod == pod.name and pod.decided <= old.measured_at.timestamp()
 
 
 def is_older(pod: PodFacts, old: ColdStart) -> bool:
