@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -21,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # How long an example takes says nothing here: the machine may do other things meanwhile.
 settings.register_profile("hotstart", deadline=None)
 settings.load_profile("hotstart")
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does: what the fixtures started is ended too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
