@@ -136,6 +136,7 @@ async def test_one_that_does_not_is_never_served_whoever_finds_it_loaded(
         assert not await gpu_pod.ready()
         gpu_pod.end_agent(signal.SIGKILL)
         gpu_pod.start_agent()
+        await until(gpu_pod.listens, "the new agent listens")
     assert "adopted a loaded model" in gpu_pod.log
     assert loads(gpu_pod, "completion") == 1
 
