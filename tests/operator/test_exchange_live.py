@@ -21,25 +21,12 @@ from hotstart.operator.core.key_rotation import ANNOTATION_ROTATE, PUBLISH_SECON
 from hotstart.operator.reconcile.observed import Observed
 
 from tests.operator.doubles import Clock
-from tests.operator.live import make_stage, until
+from tests.operator.live import until
 
 pytestmark = pytest.mark.integration
 
 PERIOD = 720 * 3600.0
 KUBELET_LOOKS = 6  # of the keeper, 90 s: so late a kubelet shows a changed ConfigMap
-
-
-@pytest.fixture
-async def stage(api_server, namespace, object_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
-    made = await make_stage(api_server, namespace, object_store, tmp_path)
-    try:
-        yield made
-    finally:
-        await made.close()
-        await made.cluster.close()
-        for process in made.processes:
-            print(process.log.read_text())
 
 
 @pytest.fixture

@@ -5,27 +5,19 @@ from __future__ import annotations
 import pytest
 
 from tests.operator.gpu_models import A100, H100, REPLIT, URI, gpu_engine, gpu_node
-from tests.operator.live import make_stage, until
+from tests.operator.live import until
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-async def stage(api_server, namespace, object_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
+async def stage(stage, api_server, namespace):
+    """In a namespace of the restricted standard; the nodes that a test adds go with it."""
     api_server.run_kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    made = await make_stage(api_server, namespace, object_store, tmp_path)
-    nodes: list[str] = []
-    made.nodes = nodes
-    try:
-        yield made
-    finally:
-        for name in nodes:
-            api_server.run_kubectl("delete", "node", name)
-        await made.close()
-        await made.cluster.close()
-        for process in made.processes:
-            print(process.log.read_text())
+    stage.nodes = []
+    yield stage
+    for name in stage.nodes:
+        api_server.run_kubectl("delete", "node", name)
 
 
 async def add_node(stage, name: str, product: str, **kwargs) -> None:

@@ -10,22 +10,9 @@ import aiohttp
 import pytest
 from hotstart.operator.core.errors import Conflict
 
-from tests.operator.live import make_stage, until
+from tests.operator.live import until
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def stage(api_server, namespace, object_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
-    made = await make_stage(api_server, namespace, object_store, tmp_path)
-    try:
-        yield made
-    finally:
-        await made.close()
-        await made.cluster.close()
-        for process in made.processes:
-            print(process.log.read_text())
 
 
 async def versions(stage) -> dict[str, str]:

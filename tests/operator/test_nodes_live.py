@@ -6,22 +6,9 @@ import uuid
 
 import pytest
 
-from tests.operator.live import make_stage, until
+from tests.operator.live import until
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def stage(api_server, namespace, object_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
-    made = await make_stage(api_server, namespace, object_store, tmp_path)
-    try:
-        yield made
-    finally:
-        await made.close()
-        await made.cluster.close()
-        for process in made.processes:
-            print(process.log.read_text())
 
 
 @pytest.fixture

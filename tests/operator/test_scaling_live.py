@@ -5,23 +5,10 @@ from __future__ import annotations
 import pytest
 from hotstart.exchange.names import FIELD_MANAGER
 
-from tests.operator.live import make_stage, until
+from tests.operator.live import until
 
 pytestmark = pytest.mark.integration
 UP_TO_TWO = {"mode": "SLO", "maxReplicas": 2, "scaleDownStabilization": "5s"}
-
-
-@pytest.fixture
-async def stage(api_server, namespace, object_store, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
-    made = await make_stage(api_server, namespace, object_store, tmp_path)
-    try:
-        yield made
-    finally:
-        await made.close()
-        await made.cluster.close()
-        for process in made.processes:
-            print(process.log.read_text())
 
 
 async def replicas(stage) -> int:

@@ -5,15 +5,12 @@ An Engine's name is its key, so two models that need one engine meet in one obje
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 
-from hotstart.engines.manifest import Manifest, manifest_sha256
-from hotstart.exchange.messages import BuildPhase, BuildReport
+from hotstart.exchange.messages import BuildPhase
 from hotstart.exchange.names import STEP_CONVERT
-from hotstart.operator.api import ConditionType, Engine, EngineStatus, Reason
-from hotstart.operator.api.engine import BundleStatus, EnginePhase
+from hotstart.operator.api import ConditionType, EngineStatus, Reason
+from hotstart.operator.api.engine import EnginePhase
 from hotstart.operator.core.accelerators import (
     GpuVerdict,
     decide_accelerator,
@@ -21,19 +18,16 @@ from hotstart.operator.core.accelerators import (
     make_gpu_need,
 )
 from hotstart.operator.core.backoff import BUILD_KILLED, INSPECT_TERMINAL, JOB_RETRYABLE
-from hotstart.operator.core.bundles import decide_bundle
-from hotstart.operator.core.capacity import make_profile_status
 from hotstart.operator.core.conditions import Verdict, find_condition, make_conditions
 from hotstart.operator.core.engine_status import (
     MENDED_IN_PLACE,
     find_final_failure,
     is_stored,
     judge_nodes,
-    make_verification_status,
     report_failure,
 )
+from hotstart.operator.core.engine_view import EnginePlan, EngineView
 from hotstart.operator.core.facts import JobFacts
-from hotstart.operator.core.gpu_fleet import GpuFleet
 from hotstart.operator.core.jobs import (
     Failed,
     Failure,
@@ -53,60 +47,13 @@ from hotstart.operator.core.quarantine import (
     is_lifted,
     make_quarantine,
 )
-from hotstart.operator.core.revision import Bundle
+from hotstart.operator.core.stored import decide_stored
 
 STORE_LOOK_SECONDS = 5.0  # a store that does not tell is asked again so often
 UNWANTED_SECONDS = 60.0  # a checkpoint that is inspected anew wants no engine for a while
 BUSY_SECONDS = 45.0  # a builder that was heard before may be too busy to answer for so long
-MOST_BUNDLES = 16
 GPU_LOOK_SECONDS = 10.0  # nodes are compared again so often while none will do
 CONVERTING = "The checkpoint is being converted, without a GPU."
-
-
-@dataclass(frozen=True)
-class StoredEngine:
-    """An engine that stands whole in the store. ``text`` is its manifest as it is stored."""
-
-    manifest: Manifest
-    text: str
-    location: str
-    bundles: tuple[Bundle, ...] = ()
-
-
-@dataclass(frozen=True)
-class EngineView:
-    """All that is known of one engine. ``wanted``: a model wants it now; ``secret`` is that model's.
-
-    ``fleet`` is None where nobody looked for GPUs: the engine is of a CPU, or stands in the store.
-    """
-
-    engine: Engine
-    jobs: tuple[JobFacts, ...]
-    stored: StoredEngine | None
-    store_failure: Failure | None
-    report: BuildReport | None
-    wanted: bool
-    secret: str
-    fleet: GpuFleet | None = None
-    upload_failure: Failure | None = None  # what the store of engines said to the upload
-    quarantine: Quarantine | None = None  # of this key, where no engine stands in the store
-    heard_at: float | None = None  # when the report came
-    unwanted_since: float | None = None
-    tokenizers: tuple[str, ...] = ()  # digests of those that models want to serve it with
-    bundle_jobs: tuple[JobFacts, ...] = ()
-
-
-@dataclass(frozen=True)
-class EnginePlan:
-    """The decision: the status to report, the attempt to begin, seconds until another look, a marker to leave."""
-
-    status: EngineStatus
-    start: int | None = None
-    obsolete: tuple[JobFacts, ...] = ()
-    check_in: float | None = None
-    quarantine: Quarantine | None = None
-    killed: int = 0  # attempts in a row that were killed for memory: the next one asks for more
-    bundles: Mapping[str, int] = field(default_factory=dict)  # attempts to begin, by the tokenizer's digest
 
 
 def decide_engine(view: EngineView, now: float) -> EnginePlan:
@@ -133,63 +80,6 @@ def decide_engine(view: EngineView, now: float) -> EnginePlan:
     if isinstance(outcome, Failed):
         return decide_failed(view, last, outcome.failure, now)
     return decide_lost(view, last, outcome, now)
-
-
-def decide_stored(view: EngineView, stored: StoredEngine, now: float) -> EnginePlan:
-    """Ready; `attempts` 0 says that it was found and not built here."""
-    old, manifest = view.engine.status, stored.manifest
-    attempts = max((old.attempts, *(job.attempt + 1 for job in view.jobs)))
-    message = f"The engine stands whole in the store: {len(manifest.files)} files, {manifest.size} bytes."
-    if manifest.calibration_failure:
-        message += f" It has no profile: {manifest.calibration_failure}."[:400]
-    verdicts = (
-        Verdict(ConditionType.READY, True, Reason.ENGINE_STORED, message),
-        Verdict(ConditionType.PROGRESSING, False, Reason.UP_TO_DATE, ""),
-        judge_nodes(view.engine),
-    )
-    built_at = old.built_at or (datetime.fromtimestamp(int(now), UTC) if attempts else None)
-    status = EngineStatus(
-        observed_generation=view.engine.metadata.generation,
-        conditions=make_conditions(verdicts, old.conditions, generation=view.engine.metadata.generation, now=now),
-        phase=EnginePhase.STORED,
-        percent=100,
-        size_bytes=manifest.size,
-        location=stored.location,
-        manifest_digest=manifest_sha256(stored.text),
-        tokenizer_digest=manifest.tokenizer_digest,
-        bundles=tuple(
-            BundleStatus(tokenizer_digest=bundle.tokenizer_digest, manifest_digest=bundle.manifest_sha256)
-            for bundle in stored.bundles[:MOST_BUNDLES]
-        ),
-        attempts=attempts,
-        unused_since=old.unused_since,
-        built_at=built_at,
-        build_seconds=round(manifest.build_seconds),
-        verification=None if manifest.verification is None else make_verification_status(manifest.verification),
-        profile=None if manifest.profile is None else make_profile_status(manifest.profile),
-    )
-    plan = decide_bundles(view, stored, now)
-    failed = tuple(job for job in view.jobs if job.failed)
-    return replace(plan, status=status, obsolete=(*failed, *plan.obsolete))
-
-
-def decide_bundles(view: EngineView, stored: StoredEngine, now: float) -> EnginePlan:
-    """The Jobs that are due for tokenizers that models want and that do not stand beside the engine.
-
-    Of Jobs for one that lacks the last two attempts stay, of others none that failed.
-    """
-    standing = {"", stored.manifest.tokenizer_digest, *(bundle.tokenizer_digest for bundle in stored.bundles)}
-    plans = {
-        digest: decide_bundle(view.bundle_jobs, digest, secret=view.secret, now=now)
-        for digest in view.tokenizers
-        if digest not in standing
-    }
-    checks = [plan.check_in for plan in plans.values() if plan.check_in is not None]
-    starts = {digest: plan.start for digest, plan in plans.items() if plan.start is not None}
-    obsolete = [job for job in view.bundle_jobs if job.failed and job.bundle not in plans]
-    for digest in starts:
-        obsolete.extend(find_obsolete(job for job in view.bundle_jobs if job.bundle == digest))
-    return EnginePlan(view.engine.status, check_in=min(checks, default=None), bundles=starts, obsolete=tuple(obsolete))
 
 
 def decide_unknown(view: EngineView, failure: Failure, now: float) -> EnginePlan:

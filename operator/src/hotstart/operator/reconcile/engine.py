@@ -18,12 +18,13 @@ from hotstart.engines.manifest import (
 from hotstart.exchange.messages import BuildPhase, ServingOptions
 from hotstart.operator.api import CompletionModel, ConditionType, Engine, Reason
 from hotstart.operator.api.model_spec import Checkpoint, Management
-from hotstart.operator.core.build import EnginePlan, EngineView, StoredEngine, decide_engine, say_held_up
+from hotstart.operator.core.build import decide_engine, say_held_up
 from hotstart.operator.core.bundles import find_bundle
 from hotstart.operator.core.calibrator import replica_limits, with_calibrator
 from hotstart.operator.core.conditions import find_condition
 from hotstart.operator.core.diff import diff_merge
 from hotstart.operator.core.engine_status import is_stored, judge_nodes
+from hotstart.operator.core.engine_view import EnginePlan, EngineView, StoredEngine
 from hotstart.operator.core.errors import HotstartError, StoreFailed
 from hotstart.operator.core.events import EventNote, note_changes
 from hotstart.operator.core.gpu_fleet import GpuFleet
