@@ -72,7 +72,7 @@ images: $(if $(filter buildah,$(CONTAINER_TOOL)),machine) ## Build the container
 
 .PHONY: test
 test: setup torch check machine programs images ## All tests that CI runs
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests --durations=20
 
 .PHONY: test-fast
 test-fast: setup torch ## Only the tests that need no cluster
