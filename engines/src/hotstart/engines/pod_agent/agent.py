@@ -287,7 +287,10 @@ class Agent:
         key = wanted.assignment.engine_key
         wrong = [file.path for file in wanted.files if self._digests.get(file.path) != file.sha256]
         if wrong:
-            remedy = "delete the engine's folder in the store, then the Engine, to build it again."
+            remedy = (
+                "it is built again once the store's list or a second pod says so too; for sooner, "
+                "delete the engine's folder in the store."
+            )
             if self._corrupt < REFETCHES:  # what a crash of the node left of an earlier fetch may be damaged here
                 remedy = "it is fetched once more, whole."
             message = f"{wrong[0]} is not what the engine's manifest says (its sha256 differs): {remedy}"

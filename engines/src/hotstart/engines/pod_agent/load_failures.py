@@ -29,8 +29,8 @@ REMEDIES: dict[Reason, tuple[str, bool]] = {
         False,
     ),
     Reason.TOOLCHAIN_MISMATCH: (
-        "The engine is of another version of TensorRT or TensorRT-LLM than this image: set spec.runtimeRelease to the "
-        "release of the operator, so that the engine is built again",
+        "The engine is of another version of TensorRT or TensorRT-LLM than this image: the images that build "
+        "and that serve must be of one release (values image.* of the chart)",
         False,
     ),
     Reason.OUT_OF_MEMORY: (
