@@ -16,10 +16,11 @@ from aiohttp import ClientTimeout, web
 from hotstart.engines.pod_agent import triton_client
 from hotstart.engines.pod_agent.agent import LOST_WHILE_LOADING, Agent
 from hotstart.engines.pod_agent.disk import Disk, Remembered
+from hotstart.engines.pod_agent.loading import Loader
 from hotstart.engines.pod_agent.triton_client import Counts, TritonClient, TritonGone, TritonSlow
-from hotstart.exchange.messages import EngineFile, PodReport, PodRequest, PodState
+from hotstart.exchange.messages import EngineFile, PodAssignment, PodReport, PodRequest, PodState
 
-from tests.support.pod import ENGINE_KEY, make_assignment, until
+from tests.support.pod import ENGINE_KEY, make_assignment, make_serving, until
 from tests.support.triton import free_port
 
 CONTENT = b"engine"
@@ -103,11 +104,11 @@ async def running(disk: Disk, triton: PlayedTriton) -> AsyncIterator[Agent]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def reach(agent: Agent, state: PodState) -> PodReport:
+async def reach(agent: Agent, state: PodState, request: PodRequest = REQUEST) -> PodReport:
     reports: list[PodReport] = []
 
     async def there() -> bool:
-        reports.append(await agent.take(REQUEST))
+        reports.append(await agent.take(request))
         return reports[-1].state is state
 
     await until(there, state.value, seconds=20.0)
@@ -164,6 +165,34 @@ async def test_one_end_in_a_warm_up_is_outlived(disk: FailingDisk) -> None:
     ends = [TritonGone("once")]
     async with running(disk, PlayedTriton(on_generate=lambda: ends.pop() if ends else None)) as agent:
         await reach(agent, PodState.READY)
+
+
+@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"generation": 2}, {"generation": 2, "serving": make_serving(stop="line")}])
+async def test_an_assignment_that_comes_while_a_new_agent_asks_triton_is_taken(
+    disk: FailingDisk, monkeypatch: pytest.MonkeyPatch, served: bool, changes: dict[str, Any]
+) -> None:
+    """The operator speaks each second, so also in the moment in which a restarted agent looks what Triton has."""
+    disk.remember(Remembered(assignment=make_assignment(), files=REQUEST.files))
+    request = REQUEST.model_copy(update={"assignment": make_assignment(**changes)})
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def is_served(_: Loader, assignment: PodAssignment) -> bool:
+        asked.set()
+        await answer.wait()
+        return served and assignment == make_assignment()
+
+    monkeypatch.setattr(Loader, "is_served", is_served)
+    triton = PlayedTriton()
+    async with running(disk, triton) as agent:
+        await asked.wait()
+        await agent.take(request)
+        answer.set()
+        report = await reach(agent, PodState.READY, request)
+    assert report.generation == make_assignment(**changes).generation
+    assert triton.loads == (0 if served and "serving" not in changes else 1)
+    remembered = disk.recall()
+    assert remembered is not None and remembered.assignment == request.assignment
 
 
 async def test_a_silent_triton_is_slow_and_an_absent_one_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,12 +131,15 @@ class Agent:
         if wanted is not None and is_same_work(assignment, wanted.assignment):
             self._renew(Remembered(assignment=assignment, files=wanted.files or files))
             return
-        log.info("assigned model=%s engine=%s", assignment.model, assignment.engine_key[:12])
+        self._begin(Remembered(assignment=assignment, files=files))
+
+    def _begin(self, wanted: Remembered) -> None:
+        log.info("assigned model=%s engine=%s", wanted.assignment.model, wanted.assignment.engine_key[:12])
         self._failures = self._corrupt = self._lost_while_loading = 0
         self._adopted = False
         self._move(Event.ASSIGNED)
         self._phases = {name: seconds for name, seconds in self._phases.items() if name == "start"}
-        self._renew(Remembered(assignment=assignment, files=files))
+        self._renew(wanted)
         self._changed.set()
 
     def _renew(self, wanted: Remembered) -> None:
@@ -198,18 +201,25 @@ class Agent:
 
     async def _restore(self, annotated: PodAssignment | None) -> None:
         remembered = self._disk.recall()
-        newest = remembered.assignment.generation if remembered else -1
-        if remembered is not None and await self._loader.is_served(remembered.assignment):
-            log.info("adopted a loaded model engine=%s", remembered.assignment.engine_key[:12])
-            self._wanted = remembered
-            self._adopted = True
-            self._bytes_done = sum(file.size for file in remembered.files)
-            self._move(Event.ADOPTED)
-            self._changed.set()
-        elif remembered is not None:
-            self.assign(remembered.assignment, remembered.files)
-        if annotated is not None and annotated.generation > newest:
+        if remembered is not None:
+            self._written = remembered
+            self._renew(remembered)  # first of all, for the operator may speak while Triton is asked
+            served = await self._loader.is_served(remembered.assignment)
+            if self.state is PodState.EMPTY:  # no other assignment came meanwhile
+                self._resume(self._wanted or remembered, served)
+        if annotated is not None and (remembered is None or annotated.generation > remembered.assignment.generation):
             self.assign(annotated, ())
+
+    def _resume(self, wanted: Remembered, served: bool) -> None:
+        """Goes on with what an earlier agent of the pod had begun; ``served``: Triton has all of it loaded."""
+        if not served:
+            self._begin(wanted)
+            return
+        log.info("adopted a loaded model engine=%s", wanted.assignment.engine_key[:12])
+        self._adopted = True
+        self._bytes_done = sum(file.size for file in wanted.files)
+        self._move(Event.ADOPTED)
+        self._changed.set()
 
     async def _walk(self) -> None:
         while self._wanted is not None:
