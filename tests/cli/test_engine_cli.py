@@ -406,22 +406,23 @@ def test_gc_deletes_only_what_it_is_told_to(
     code, unknown = run(capsys, *command, "--ttl", "0s", "--delete", "--keep", "d" * 64)
     assert (code, unknown["failure"]["reason"]) == (EXIT_TERMINAL, "InvalidSpec")
     assert len(object_store.keys(bucket)) == 3
-    client.put_object(Bucket=bucket, Key="timing-caches/uid-1/abc", Body=b"123")
-    client.put_object(Bucket=bucket, Key="timing-caches/uid-2/abc", Body=b"123")
+    for place in ("timing-caches/uid-1", "expectations/uid-1", "timing-caches/uid-2", "expectations/uid-2"):
+        client.put_object(Bucket=bucket, Key=f"{place}/abc", Body=b"123")
     started = [
         client.create_multipart_upload(Bucket=bucket, Key=f"engines/{uid}/{keys['old']}/x")["UploadId"]
         for uid in ("uid-1", "uid-2")
     ]
     monkeypatch.setattr("hotstart.cli.gc.UNFINISHED_SECONDS", -1.0)
     _, dry = run(capsys, *command, "--ttl", "0s")
-    assert dry["timing_caches"] == ["timing-caches/uid-1/abc 3 bytes"]
+    assert dry["kept"] == ["timing-caches/uid-1/abc 3 bytes", "expectations/uid-1/abc 3 bytes"]
     assert dry["uploads"] == [f"engines/uid-1/{keys['old']}/x {started[0]}"]
     _, swept = run(capsys, *command, "--ttl", "0s", "--delete")
-    assert swept["deleted_bytes"] == 5
+    assert swept["deleted_bytes"] == 2 + 3 + 3
     left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
     assert [upload["UploadId"] for upload in left] == started[1:]
     assert object_store.keys(bucket) == [
         f"engines/uid-1/{keys['kept']}/manifest.json",
         f"engines/uid-2/{keys['elsewhere']}/manifest.json",
+        "expectations/uid-2/abc",
         "timing-caches/uid-2/abc",
     ]

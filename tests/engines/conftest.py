@@ -101,11 +101,30 @@ class BuilderJobs:
         return code, json.loads(termination.read_text())
 
     def convert(self, inspected: dict[str, Any], **variables: str) -> tuple[int, dict[str, Any]]:
-        """Runs ``convert`` to its end: exit code, and the failure where there is one."""
+        """Runs ``convert`` to its end, asked by an operator: exit code, and the failure where there is one."""
         environment, termination = self._make_build_environment(inspected, variables)
+
+        async def run() -> tuple[int, dict[str, Any]]:
+            job = asyncio.create_task(run_convert(environment, self._tail()))
+            return await self._wait_asked(RunningBuilder(job, termination, *self._addressed(environment)))
+
         with ThreadPoolExecutor(1) as apart:  # the test may run in an event loop of its own
-            code = apart.submit(asyncio.run, run_convert(environment, self._tail())).result()
-        return code, json.loads(termination.read_text()) if termination.exists() else {}
+            return apart.submit(asyncio.run, run()).result()
+
+    async def convert_apart(self, inspected: dict[str, Any], **variables: str) -> tuple[int, dict[str, Any]]:
+        """``convert`` in a process of its own."""
+        return await self._wait_asked(self.serve_convert(inspected, **variables))
+
+    async def _wait_asked(self, builder: RunningBuilder) -> tuple[int, dict[str, Any]]:
+        asking = asyncio.create_task(self.operator(builder).run(until=lambda _: False))
+        try:
+            return await builder.wait()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+    def _addressed(self, environment: dict[str, str]) -> tuple[int, str, str]:
+        return int(environment["HOTSTART_PORT"]), environment["POD_UID"], environment["HOTSTART_ENGINE_KEY"]
 
     def start_convert(self, inspected: dict[str, Any], **variables: str) -> subprocess.Popen[str]:
         """Starts ``convert`` in a process of its own."""
@@ -115,8 +134,7 @@ class BuilderJobs:
         """Starts ``convert`` in a process of its own, to be asked by an operator."""
         environment, termination = self._make_build_environment(inspected, variables)
         running = self._start("convert", environment)
-        port, pod_uid = int(environment["HOTSTART_PORT"]), environment["POD_UID"]
-        return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
+        return RunningBuilder(running, termination, *self._addressed(environment))
 
     def build(
         self, inspected: dict[str, Any], *, process: bool = False, command: str = "build", **variables: str
@@ -128,8 +146,7 @@ class BuilderJobs:
             running = self._start(command, environment)
         else:
             running = asyncio.create_task(run_build(environment, self._tail(), bundle=command == "bundle"))
-        port, pod_uid = int(environment["HOTSTART_PORT"]), environment["POD_UID"]
-        return RunningBuilder(running, termination, port, pod_uid, environment["HOTSTART_ENGINE_KEY"])
+        return RunningBuilder(running, termination, *self._addressed(environment))
 
     def build_settings(self, inspected: dict[str, Any]) -> BuildSettings:
         """What a ``build`` Job reads from its environment."""

@@ -16,10 +16,12 @@ from hotstart.engines.builder.state import BuildState
 from hotstart.engines.errors import Reason, Retryable
 from hotstart.engines.manifest import MANIFEST_NAME, parse_manifest
 from hotstart.engines.runtimes.ctranslate2 import CTranslate2
+from hotstart.engines.verify.expect import Expectation
 from hotstart.exchange.client import ExchangeFailed
 from hotstart.exchange.messages import BuildPhase, BuildRequest, PromptFormat, UploadPart
 from hotstart.exchange.signing import make_signing_key
 
+from tests.support.scripted_operator import NAMESPACE_UID
 from tests.support.tiny_checkpoint import make_tiny_weights, write_tiny_checkpoint, write_tiny_gguf
 
 pytestmark = pytest.mark.integration
@@ -56,11 +58,41 @@ async def test_a_checkpoint_becomes_an_engine_in_the_store(tiny) -> None:
     assert manifest.verification is not None
     assert manifest.verification.positions == 200
     assert manifest.verification.agreed == manifest.verification.compared > 0
-    assert tiny.store.keys(tiny.engine_bucket) == sorted(operator.prefix + n for n in (*ENGINE_FILES, MANIFEST_NAME))
+    stored = [key for key in tiny.store.keys(tiny.engine_bucket) if key.startswith("engines/")]
+    assert stored == sorted(operator.prefix + n for n in (*ENGINE_FILES, MANIFEST_NAME))
     percents = [seen.percent for seen in operator.reports]
     assert percents == sorted(percents)
     assert report.percent == 100
     assert [path.name for path in tiny.folder.glob("scratch-*/*")] == ["expectations"]
+
+
+async def test_what_a_checkpoint_answers_is_kept_for_its_next_engine(tiny, caplog) -> None:
+    caplog.set_level("INFO", "hotstart")
+    client, bucket = tiny.store.client(), tiny.engine_bucket
+
+    async def build(quantization: str) -> tuple[str, bytes]:
+        """What the log says of the expectation, and what is kept."""
+        caplog.clear()
+        jobs = tiny.with_(recipe=replace(tiny.recipe, quantization=quantization))
+        builder = jobs.build(jobs.inspect()[1])
+        report = await jobs.operator(builder).publish()
+        assert report.phase is BuildPhase.UPLOADED, report.failure
+        assert await builder.wait() == (0, {})
+        [key] = [key for key in tiny.store.keys(bucket) if key.startswith(f"expectations/{NAMESPACE_UID}/")]
+        return caplog.text, client.get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    said, kept = await build("int8")
+    assert "none in the store what=expectations" in said and "expectation computed" in said
+    said, same = await build("float32")
+    assert "expectation recalled" in said and "expectation computed" not in said
+    assert same == kept
+    [key] = [key for key in tiny.store.keys(bucket) if key.startswith("expectations/")]
+    damaged = kept.replace(b'"spread":', b'"spread":1')
+    assert damaged != kept
+    client.put_object(Bucket=bucket, Key=key, Body=damaged)
+    said, anew = await build("int8")
+    assert "expectation unreadable" in said and "its sha256 differs" in said and "expectation computed" in said
+    assert Expectation.from_json(anew.decode()).tokens == Expectation.from_json(kept.decode()).tokens
 
 
 async def test_a_gguf_named_by_its_file_is_built_too(builder_jobs, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hotstart.engines.accelerators import find_accelerator, known_mig_profiles, 
 from hotstart.engines.builder.prepare import prepare
 from hotstart.engines.checkpoints.folder_source import FolderSource
 from hotstart.engines.checkpoints.places import FolderPlace
+from hotstart.engines.kept import kept_path, timing_cache_name
 from hotstart.engines.key import KEY_FORMAT, canonical_json, diff_inputs, key_inputs, make_key
 from hotstart.engines.recipe import (
     BUILD_OPTIONS,
@@ -24,9 +25,9 @@ from hotstart.engines.recipe import (
     Platform,
     Toolchain,
 )
-from hotstart.engines.timing_caches import timing_cache_name, timing_cache_path
 from hotstart.engines.toolchains import find_toolchain
 from hotstart.exchange.messages import ServingOptions
+from hotstart.exchange.names import Kept
 from hotstart.operator.api import CompletionModel
 from hotstart.operator.api.status import CheckpointStatus
 from hotstart.operator.core.recipe import WantedEngine, decide_wanted_engine
@@ -299,9 +300,9 @@ def test_a_timing_cache_is_shared_by_what_times_kernels_alike(one: EngineRecipe,
 
 
 def test_each_namespace_has_its_own_timing_caches() -> None:
-    ours, theirs = (timing_cache_path(uid, MPT, H100) for uid in ("ours", "theirs"))
-    assert ours.startswith("timing-caches/ours/")
-    assert ours.rpartition("/")[2] == theirs.rpartition("/")[2] == timing_cache_name(MPT, H100)
+    name = timing_cache_name(MPT, H100)
+    ours, theirs = (kept_path(uid, Kept.TIMING_CACHE, name) for uid in ("ours", "theirs"))
+    assert (ours, theirs) == (f"timing-caches/ours/{name}", f"timing-caches/theirs/{name}")
 
 
 def test_the_format_of_keys_is_the_first() -> None:

@@ -6,7 +6,6 @@ conversion, verification, the upload, the timing cache's way through the operato
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,24 +13,28 @@ from typing import Any
 
 import pytest
 from hotstart.engines.builder.conversion import EXPECTATIONS
+from hotstart.engines.builder.kept import fetch, keep, kept_timing_cache
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.receipt import RECEIPT, parse_receipt
 from hotstart.engines.builder.state import BuildState
-from hotstart.engines.builder.timing_cache import fetch_timing_cache, put_timing_cache_back
+from hotstart.engines.kept import NEW_TIMING_CACHE, TIMING_CACHE, kept_path, timing_cache_name
 from hotstart.engines.manifest import parse_manifest
 from hotstart.engines.recipe import EngineLimits
-from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
-from hotstart.exchange.messages import BuildPhase, BuildRequest
+from hotstart.exchange.messages import BuildPhase, BuildRequest, KeptWish
+from hotstart.exchange.names import Kept
 
 from tests.engines.test_trtllm_runtime import LLAMA, MPT
 from tests.engines.trtllm_world import make_world
 from tests.support.pod import until
+from tests.support.scripted_operator import NAMESPACE_UID
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 from tests.support.tiny_mpt import write_tiny_mpt
 
 pytestmark = pytest.mark.integration
-CACHE = "timing-caches/ours/name"
+NAME = "ab" * 20
 LIMITS = EngineLimits(8, 192, 256)
+MPT_OF_JOBS = replace(MPT, limits=LIMITS)
+CACHE = kept_path(NAMESPACE_UID, Kept.TIMING_CACHE, timing_cache_name(MPT.toolchain, MPT.platform))
 LLAMA_OF_JOBS = replace(LLAMA, limits=LIMITS)
 
 
@@ -45,8 +48,7 @@ def jobs(builder_jobs: Any, tmp_path: Path) -> Any:
         "HOTSTART_SCRATCH": str(tmp_path / "scratch"),
         "HOTSTART_CONVERTED": str(tmp_path / "scratch" / "converted"),
     }
-    recipe = replace(MPT, limits=LIMITS)
-    return builder_jobs.with_(recipe=recipe, environment=environment)
+    return builder_jobs.with_(recipe=MPT_OF_JOBS, environment=environment)
 
 
 def inspected(jobs: Any) -> dict[str, Any]:
@@ -57,9 +59,9 @@ def inspected(jobs: Any) -> dict[str, Any]:
 
 async def test_a_checkpoint_becomes_engines_in_two_containers(jobs: Any) -> None:
     found = inspected(jobs)
-    assert jobs.start_convert(found).wait(60) == 0
+    assert await jobs.convert_apart(found) == (0, {})
     builder = jobs.build(found, process=True)
-    operator = jobs.operator(builder, timing_cache=CACHE)
+    operator = jobs.operator(builder)
     report = await operator.publish()
     assert report.phase is BuildPhase.UPLOADED, report.failure
     assert await builder.wait() == (0, {})
@@ -86,12 +88,12 @@ async def test_a_conversion_that_wants_a_driver_is_left_to_the_container_with_th
     llama = jobs.with_(recipe=LLAMA_OF_JOBS, environment=jobs.environment | make_world(checkpoint=str(checkpoint)))
     found = inspected(llama)
     without_gpu = llama.with_(environment=llama.environment | make_world(upstream="driver", gpus=""))
-    assert without_gpu.start_convert(found).wait(60) == 0
+    assert await without_gpu.convert_apart(found) == (0, {})
     receipt = parse_receipt((tmp_path / "scratch" / "converted" / RECEIPT).read_text())
     assert (receipt.converted, dict(receipt.files)) == (False, {})
     assert list((tmp_path / "scratch" / EXPECTATIONS).iterdir())  # what needs no driver is done
     builder = llama.build(found, process=True)
-    operator = llama.operator(builder, timing_cache=CACHE)
+    operator = llama.operator(builder)
     report = await operator.publish()
     assert report.phase is BuildPhase.UPLOADED, report.failure
     assert await builder.wait() == (0, {})
@@ -119,7 +121,7 @@ async def test_a_conversion_says_how_far_it_is_and_can_be_cancelled(jobs: Any, t
 async def test_the_next_build_begins_with_the_timing_cache(jobs: Any) -> None:
     jobs.store.client().put_object(Bucket=jobs.engine_bucket, Key=CACHE, Body=b"before ")
     builder = jobs.build(inspected(jobs), process=True)
-    report = await jobs.operator(builder, timing_cache=CACHE).publish()
+    report = await jobs.operator(builder).publish()
     assert report.phase is BuildPhase.UPLOADED, report.failure
     assert await builder.wait() == (0, {})
     assert jobs.store.client().get_object(Bucket=jobs.engine_bucket, Key=CACHE)["Body"].read() == b"before timed "
@@ -140,7 +142,7 @@ async def test_a_build_that_fails_says_why_and_leaves_no_engine(
 ) -> None:
     found = inspected(jobs)
     builder = jobs.with_(environment=jobs.environment | make_world(**what)).build(found, process=True)
-    operator = jobs.operator(builder, timing_cache=CACHE)
+    operator = jobs.operator(builder)
     report = await operator.publish()
     assert report.failure is not None
     assert report.failure.reason == reason, report.failure
@@ -156,8 +158,8 @@ async def test_a_build_that_is_ended_takes_its_tools_with_it(jobs: Any, tmp_path
     found = inspected(jobs)
     hanging = jobs.with_(environment=jobs.environment | make_world(trtllm="hang"))
     builder = hanging.build(found, process=True)
-    operator = hanging.operator(builder, timing_cache=CACHE)
-    await operator.run(until=lambda report: report.phase is BuildPhase.BUILDING and not report.wants_timing_cache)
+    operator = hanging.operator(builder)
+    await operator.run(until=lambda report: report.phase is BuildPhase.BUILDING and report.wants_kept is None)
     pids: list[int] = []
 
     async def hangs() -> bool:
@@ -186,29 +188,39 @@ class Answers(BuildState):
     def __init__(self, url: str) -> None:
         super().__init__("uid", "key", LogTail())
         self._url = url
+        self.asked: list[str] = []
 
-    def ask_timing_cache(self, what: str, patience: float) -> str:
+    def ask_kept(self, wish: KeptWish, patience: float) -> str:
+        self.asked.append(wish.way)
         return self._url
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1:9/nobody", "no url", "{missing}"])
-def test_a_timing_cache_that_cannot_be_had_fails_nothing(jobs: Any, tmp_path: Path, url: str) -> None:
-    place = url.format(missing=jobs.engines.presign_get("timing-caches/no/such"))
-    assert fetch_timing_cache(Answers(place), tmp_path) is False
-    assert not (tmp_path / TIMING_CACHE).exists()
-    (tmp_path / NEW_TIMING_CACHE).write_bytes(b"new")
-    assert put_timing_cache_back(Answers(place), tmp_path) is False
+@pytest.mark.parametrize("what", Kept)
+def test_what_cannot_be_had_fails_nothing(jobs: Any, tmp_path: Path, what: Kept, url: str) -> None:
+    place = Answers(url.format(missing=jobs.engines.presign_get("timing-caches/no/such")))
+    assert fetch(place, what, NAME, tmp_path / "kept") is False
+    assert not (tmp_path / "kept").exists()
+    (tmp_path / "new").write_bytes(b"new")
+    assert keep(place, what, NAME, tmp_path / "new") is False
 
 
-def test_a_timing_cache_that_has_not_changed_is_not_put_again(tmp_path: Path) -> None:
-    for name in (TIMING_CACHE, NEW_TIMING_CACHE):
-        (tmp_path / name).write_bytes(b"same")
-    assert put_timing_cache_back(Answers("http://127.0.0.1:9/"), tmp_path) is False
-    os.truncate(tmp_path / NEW_TIMING_CACHE, 0)
-    assert put_timing_cache_back(Answers("http://127.0.0.1:9/"), tmp_path) is False
+@pytest.mark.parametrize(
+    ("old", "new", "asked"),
+    [(b"same", b"same", ["get"]), (b"same", b"other", ["get", "put"]), (b"same", b"", ["get"]), (None, None, ["get"])],
+)
+def test_only_a_changed_timing_cache_is_put(
+    tmp_path: Path, old: bytes | None, new: bytes | None, asked: list[str]
+) -> None:
+    state = Answers("http://127.0.0.1:9/")
+    with kept_timing_cache(state, MPT_OF_JOBS, tmp_path):
+        for name, content in ((TIMING_CACHE, old), (NEW_TIMING_CACHE, new)):
+            if content is not None:
+                (tmp_path / name).write_bytes(content)
+    assert state.asked == asked
 
 
 def test_an_operator_that_is_silent_is_not_waited_for_long() -> None:
     state = BuildState("uid", "key", LogTail())
-    assert state.ask_timing_cache("get", 0.01) == ""
-    assert state.report().wants_timing_cache == ""
+    assert state.ask_kept(KeptWish(what=Kept.TIMING_CACHE, name=NAME, way="get"), 0.01) == ""
+    assert state.report().wants_kept is None

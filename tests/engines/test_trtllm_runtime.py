@@ -21,13 +21,13 @@ from hotstart.engines.accelerators import find_accelerator, make_platform
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
 from hotstart.engines.checkpoints.trtllm_folder import TrtllmFolder
 from hotstart.engines.errors import EngineError, Reason, Retryable, Terminal
+from hotstart.engines.kept import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.recipe import EngineLimits, EngineRecipe
 from hotstart.engines.runtimes.runtime import load_runtime
 from hotstart.engines.runtimes.tensorrt_llm.model_folder import link_files
 from hotstart.engines.runtimes.tensorrt_llm.scorer import TensorRTLLMScorer
 from hotstart.engines.runtimes.tensorrt_llm.tensorrt_llm import BESIDE, CHECKPOINT, MODEL, TensorRTLLM
 from hotstart.engines.runtimes.tensorrt_llm.tool import RUNNING, kill_running
-from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.toolchains import find_toolchain
 from hotstart.engines.verify.scorer import BrokenEngine
 from hotstart.engines.verify.verify import Subject, verify_engine

@@ -12,7 +12,7 @@ from hotstart.exchange.messages import BuildPhase, BuildReport
 from hotstart.operator.api import Engine
 from hotstart.operator.core.refit import find_base
 
-from tests.operator.test_timing_caches import RECIPE, make_engine
+from tests.operator.test_kept import RECIPE, make_engine
 from tests.operator.world import Operator, World
 
 REFITTED = replace(RECIPE, quantization="none", rebuild=REFIT)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
+from hotstart.engines.kept import kept_path
 from hotstart.engines.manifest import bundle_prefix, engine_prefix
 from hotstart.engines.store import EngineStore
 from hotstart.exchange.client import ExchangeClient, ExchangeFailed
-from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, UploadPart
+from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, KeptUrl, UploadPart
 from hotstart.exchange.signing import SigningKey
 
 STEP_SECONDS = 0.02
@@ -36,7 +37,6 @@ class ScriptedOperator:
     epoch: int = 1
     spoil: Spoil = lambda part: part
     bundle: str = ""  # digest of the tokenizer whose bundle is made; nothing: the engine is
-    timing_cache: str = ""  # the object in the store; nothing: a builder that asks gets no answer
     reports: list[BuildReport] = field(default_factory=list)
     answers: BuildRequest = field(default_factory=BuildRequest)
     _client: ExchangeClient | None = None
@@ -86,10 +86,9 @@ class ScriptedOperator:
         return self._client
 
     def _follow(self, report: BuildReport) -> BuildRequest:
-        if report.wants_timing_cache == "get" and self.timing_cache:
-            return BuildRequest(timing_cache_get=self.store.presign_get(self.timing_cache))
-        if report.wants_timing_cache == "put" and self.timing_cache:
-            return BuildRequest(timing_cache_put=self.store.presign_put(self.timing_cache))
+        if (wish := report.wants_kept) is not None:
+            presign = self.store.presign_get if wish.way == "get" else self.store.presign_put
+            return BuildRequest(kept=KeptUrl(wish=wish, url=presign(kept_path(NAMESPACE_UID, wish.what, wish.name))))
         if report.phase is BuildPhase.UPLOADED:
             return self._publish(report)
         new = {file.path: file for file in report.files if not file.upload_id}

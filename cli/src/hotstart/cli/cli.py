@@ -60,8 +60,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     gc = add(
         "gc",
-        "engines, uploads and timing caches of namespaces that are gone; a dry run unless --delete. No cluster is "
-        "asked what is in use: of a namespace that stands, name what stays with --keep, or let the operator sweep it",
+        "engines, uploads and what builds have kept of namespaces that are gone; a dry run unless --delete. No cluster "
+        "is asked what is in use: of a namespace that stands, name what stays by --keep, or let the operator sweep it",
     )
     gc.add_argument("--store", required=True, help="s3://BUCKET")
     gc.add_argument("--endpoint", default="", help="URL of the store; default AWS_ENDPOINT_URL, else AWS")

@@ -11,16 +11,18 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from hotstart.cli.output import Output
 from hotstart.engines.collection import ROOT, UNFINISHED_SECONDS, Fate, Marks, StoredObject, Survey, make_survey
 from hotstart.engines.errors import Reason, Terminal
+from hotstart.engines.kept import kept_path
 from hotstart.engines.key import NAME_LENGTH, engine_name
 from hotstart.engines.manifest import engine_prefix
 from hotstart.engines.s3 import StorePlace
 from hotstart.engines.store import OpenUpload, S3EngineStore
-from hotstart.engines.timing_caches import ROOT as TIMING_ROOT
+from hotstart.exchange.names import Kept
 from hotstart.operator.api.scalars import Duration
 
 _KEY = re.compile(f"[0-9a-f]{{{NAME_LENGTH}}}([0-9a-f]{{{64 - NAME_LENGTH}}})?")
@@ -28,11 +30,11 @@ _KEY = re.compile(f"[0-9a-f]{{{NAME_LENGTH}}}([0-9a-f]{{{64 - NAME_LENGTH}}})?")
 
 @dataclass(frozen=True)
 class Garbage:
-    """What may go: engines (in the survey), uploads that nobody ends, timing caches."""
+    """What may go: engines (in the survey), uploads that nobody ends, what builds have kept."""
 
     survey: Survey
     uploads: tuple[OpenUpload, ...]
-    timing_caches: tuple[StoredObject, ...]
+    kept: tuple[StoredObject, ...]
 
 
 def run_gc(options: Namespace, output: Output) -> None:
@@ -58,13 +60,13 @@ def find_garbage(store: S3EngineStore, namespaces: list[str], keep: list[str], n
         for upload in store.list_uploads(ROOT)
         if upload.object_key.startswith(prefixes) and now - upload.began > UNFINISHED_SECONDS
     )
-    caches = tuple(
+    kept = tuple(
         stored
-        for uid in namespaces
-        for stored in store.list_objects(f"{TIMING_ROOT}{uid}/")
+        for uid, what in product(namespaces, Kept)
+        for stored in store.list_objects(kept_path(uid, what, ""))
         if now - stored.modified > ttl
     )
-    return Garbage(survey, uploads, caches)
+    return Garbage(survey, uploads, kept)
 
 
 def delete(store: S3EngineStore, garbage: Garbage) -> int:
@@ -73,9 +75,9 @@ def delete(store: S3EngineStore, garbage: Garbage) -> int:
         store.abort_upload(upload.object_key, upload.upload_id)
     for folder in garbage.survey.garbage:
         store.delete_prefix(engine_prefix(folder.namespace_uid, folder.engine_key))
-    for cache in garbage.timing_caches:
-        store.delete_prefix(cache.key)
-    return sum(folder.size for folder in garbage.survey.garbage) + sum(cache.size for cache in garbage.timing_caches)
+    for stored in garbage.kept:
+        store.delete_prefix(stored.key)
+    return sum(folder.size for folder in garbage.survey.garbage) + sum(stored.size for stored in garbage.kept)
 
 
 def make_marks(namespaces: list[str], keep: list[str]) -> Marks:
@@ -137,7 +139,7 @@ def describe(garbage: Garbage, deleted: int, *, dry_run: bool) -> dict[str, Any]
     return {
         "engines": [f"{f.namespace_uid} {f.engine_key} {f.size} bytes {fate.value}" for f, fate in fates],
         "uploads": [f"{upload.object_key} {upload.upload_id}" for upload in garbage.uploads],
-        "timing_caches": [f"{cache.key} {cache.size} bytes" for cache in garbage.timing_caches],
+        "kept": [f"{stored.key} {stored.size} bytes" for stored in garbage.kept],
         "bytes": {fate.value: sizes[fate] for fate in Fate},
         "deleted_bytes": deleted,
         "dry_run": dry_run,

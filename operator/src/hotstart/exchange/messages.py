@@ -8,8 +8,9 @@ version apart. Times are seconds since the epoch, durations are in seconds unles
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from hotstart.exchange.names import Kept
 from pydantic import BaseModel, ConfigDict, Field
 
 PROTOCOL = 1
@@ -200,6 +201,19 @@ class RefitBase(Message):
     files: tuple[EngineFile, ...] = ()
 
 
+class KeptWish(Message):
+    """A builder's wish for a presigned URL of what is kept under ``name``."""
+
+    what: Kept
+    name: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+    way: Literal["get", "put"]
+
+
+class KeptUrl(Message):
+    wish: KeptWish
+    url: str
+
+
 class BuildRequest(Message):
     """The operator's word to a builder. Upload ids live with the builder, so a new operator goes on where it was."""
 
@@ -207,8 +221,7 @@ class BuildRequest(Message):
     protocol: int = PROTOCOL
     upload_ids: dict[str, str] = Field(default_factory=dict)  # answers files without one: path -> upload id
     parts: tuple[UploadPart, ...] = ()  # answers ``wants_parts``
-    timing_cache_get: str = ""  # presigned URLs: answer ``wants_timing_cache``
-    timing_cache_put: str = ""
+    kept: KeptUrl | None = None  # answers ``wants_kept``
     refit_base: RefitBase | None = None  # answers ``wants_refit_base``
     published: bool = False  # manifest written: the builder may exit 0
     cancel: bool = False
@@ -248,7 +261,7 @@ class BuildReport(Message):
     eta_seconds: float | None = None
     files: tuple[BuiltFile, ...] = ()  # from UPLOADING on
     wants_parts: tuple[WantedPart, ...] = ()
-    wants_timing_cache: Literal["", "get", "put"] = ""  # measurements of kernels, for the build alone
+    wants_kept: KeptWish | None = None
     wants_refit_base: bool = False
     refit_facts: dict[str, Any] = Field(default_factory=dict)  # with it: of the network that is built
     manifest: str = ""  # canonical JSON of the manifest, once UPLOADED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 GROUP = "hotstart.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -58,3 +60,10 @@ TENSORRT_LLM = "tensorrt_llm"
 
 # The model's name inside Triton, the same in each pod.
 TRITON_MODEL = "completion"
+
+
+class Kept(StrEnum):
+    """What builds leave in the store for later builds of their namespace: the folder there."""
+
+    TIMING_CACHE = "timing-caches"  # measurements of kernels
+    EXPECTATION = "expectations"  # what a checkpoint answers, for the verification of its engines

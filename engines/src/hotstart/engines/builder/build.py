@@ -9,6 +9,7 @@ import asyncio
 import logging
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hotstart.engines.builder.conversion import (
     find_conversion,
     finish,
 )
+from hotstart.engines.builder.kept import kept_expectation, kept_timing_cache
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.prepare import Prepared
 from hotstart.engines.builder.refit_base import fetch_refit_base
@@ -33,14 +35,13 @@ from hotstart.engines.builder.serving import OnListening, run_until_cancelled, s
 from hotstart.engines.builder.settings import BuildSettings
 from hotstart.engines.builder.state import BuildState
 from hotstart.engines.builder.termination import make_failure
-from hotstart.engines.builder.timing_cache import fetch_timing_cache, put_timing_cache_back
 from hotstart.engines.checkpoints.checkpoint import count_parameters
 from hotstart.engines.errors import EngineError, Reason
+from hotstart.engines.kept import has_timing_cache
 from hotstart.engines.key import key_inputs
 from hotstart.engines.manifest import Manifest, ManifestFile
 from hotstart.engines.recipe import REFIT
 from hotstart.engines.runtimes.runtime import Runtime, check_toolchain, load_runtime
-from hotstart.engines.timing_caches import has_timing_cache
 from hotstart.engines.transfers.upload import upload_engine
 from hotstart.engines.verification import Verification
 from hotstart.engines.verify.verify import Subject, verify_engine
@@ -110,7 +111,8 @@ def make_engine(settings: BuildSettings, state: BuildState, work: Path, engine: 
     subject = Subject(
         prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest, settings.recipe, engine
     )
-    verification = verify_engine(runtime, subject, settings.scratch / EXPECTATIONS, state.set_share)
+    with kept_expectation(state, prepared, settings.scratch / EXPECTATIONS):
+        verification = verify_engine(runtime, subject, settings.scratch / EXPECTATIONS, state.set_share)
     state.enter(BuildPhase.CALIBRATING)
     calibrated = calibrate_engine(
         engine,
@@ -136,14 +138,11 @@ def compile_engine(
         estimate = estimate_build(state, conversion.prepared, recipe)
         state.enter(BuildPhase.BUILDING)
         log.info("build estimated needs=%s", say_build_estimate(estimate))
-    if has_timing_cache(recipe.toolchain):
-        fetch_timing_cache(state, tools)
-    if recipe.rebuild == REFIT:
-        fetch_refit_base(state, tools, network_facts(conversion.prepared))
-    with full_disk_errors(engine, 0):
-        runtime.build(conversion.files, recipe, engine, state.set_share, tools)
-    if has_timing_cache(recipe.toolchain):
-        put_timing_cache_back(state, tools)
+    with kept_timing_cache(state, recipe, tools) if has_timing_cache(recipe.toolchain) else nullcontext():
+        if recipe.rebuild == REFIT:
+            fetch_refit_base(state, tools, network_facts(conversion.prepared))
+        with full_disk_errors(engine, 0):
+            runtime.build(conversion.files, recipe, engine, state.set_share, tools)
 
 
 def find_or_convert(settings: BuildSettings, state: BuildState, runtime: Runtime, work: Path) -> Conversion:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hotstart.engines.builder.conversion import EXPECTATIONS, fetch_checkpoint
+from hotstart.engines.builder.kept import kept_expectation
 from hotstart.engines.builder.prepare import Prepared
 from hotstart.engines.builder.room import full_disk_errors
 from hotstart.engines.builder.settings import ConversionSettings
@@ -31,6 +32,7 @@ def make_bundle(settings: ConversionSettings, state: BuildState, work: Path, bun
         (bundle / TOKENIZER_JSON).write_bytes(prepared.checkpoint.tokenizer_json)
         digests = (prepared.checkpoint_digest, prepared.tokenizer_digest)
         subject = Subject(prepared.checkpoint, *digests, settings.recipe, bundle)
-        write_goldens(subject, settings.scratch / EXPECTATIONS, state.set_share)
+        with kept_expectation(state, prepared, settings.scratch / EXPECTATIONS):
+            write_goldens(subject, settings.scratch / EXPECTATIONS, state.set_share)
     prepared.check_unchanged()
     return prepared

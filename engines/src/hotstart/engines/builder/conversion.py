@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hotstart.engines.build_estimate import BuildEstimate, make_build_estimate
+from hotstart.engines.builder.kept import kept_expectation
 from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.builder.receipt import CHECKPOINT, FILES, BadReceipt, Receipt, read_conversion, write_receipt
 from hotstart.engines.builder.room import full_disk_errors, needed_bytes, network_sizes
@@ -225,11 +226,9 @@ def _expect(settings: ConversionSettings, state: BuildState, conversion: Convers
         *(settings.recipe, conversion.files),
     )
     rest = 1 - CONVERSION_SHARE
-    expect_only(
-        subject,
-        settings.scratch / EXPECTATIONS,
-        lambda share: state.set_share(CONVERSION_SHARE + rest * share),
-    )
+    kept = settings.scratch / EXPECTATIONS
+    with kept_expectation(state, prepared, kept):
+        expect_only(subject, kept, lambda share: state.set_share(CONVERSION_SHARE + rest * share))
 
 
 @contextmanager

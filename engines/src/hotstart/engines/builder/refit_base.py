@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+from hotstart.engines.builder.kept import BLOCK, PATIENCE, RETRIES, TIMEOUT
 from hotstart.engines.builder.state import BuildState
-from hotstart.engines.builder.timing_cache import BLOCK, PATIENCE, RETRIES, TIMEOUT
 from hotstart.engines.runtimes.tensorrt_llm.refit import BASE, fits, plan_name
 from hotstart.exchange.messages import EngineFile
 from urllib3.exceptions import HTTPError

@@ -10,12 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.progress import Position, decide_outlook
 from hotstart.engines.transfers.parts import Part, decide_wanted
-from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, BuiltFile, PodFailure, RefitBase
+from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, BuiltFile, KeptWish, PodFailure, RefitBase
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ class BuildState:
         self._parts: tuple[Part, ...] = ()
         self._urls: dict[tuple[str, int], str] = {}
         self._etags: dict[tuple[str, int], str] = {}
-        self._timing_wanted: Literal["", "get", "put"] = ""
-        self._timing_url = ""
-        self._timing_told = threading.Event()
+        self._kept_wish: KeptWish | None = None
+        self._kept_url = ""
+        self._kept_told = threading.Event()
         self._base_wanted = False
         self._base_facts: Mapping[str, Any] = {}
         self._base: RefitBase | None = None
@@ -91,10 +91,9 @@ class BuildState:
         for part in request.parts:
             if (part.path, part.number) in known and (part.path, part.number) not in self._etags:
                 self._urls[part.path, part.number] = part.url
-        wanted = request.timing_cache_put if self._timing_wanted == "put" else request.timing_cache_get
-        if self._timing_wanted and wanted:
-            self._timing_url = wanted
-            self._timing_told.set()
+        if request.kept is not None and request.kept.wish == self._kept_wish:
+            self._kept_url = request.kept.url
+            self._kept_told.set()
         if self._base_wanted and request.refit_base is not None:
             self._base = request.refit_base
             self._base_told.set()
@@ -103,17 +102,17 @@ class BuildState:
         if request.cancel:
             self.cancelled.set()
 
-    def ask_timing_cache(self, what: Literal["get", "put"], patience: float) -> str:
-        """A presigned URL of the timing cache, or nothing where the operator is silent for ``patience`` seconds.
+    def ask_kept(self, wish: KeptWish, patience: float) -> str:
+        """A presigned URL, or nothing where the operator is silent for ``patience`` seconds.
 
         Called by the thread that builds; blocks.
         """
-        self._timing_url = ""
-        self._timing_told.clear()
-        self._timing_wanted = what
-        self._timing_told.wait(patience)
-        self._timing_wanted = ""
-        return self._timing_url
+        self._kept_url = ""
+        self._kept_told.clear()
+        self._kept_wish = wish
+        self._kept_told.wait(patience)
+        self._kept_wish = None
+        return self._kept_url
 
     def ask_refit_base(self, facts: Mapping[str, Any], patience: float) -> RefitBase | None:
         """An engine of the network with these ``facts``, whose plan may be taken.
@@ -168,7 +167,7 @@ class BuildState:
             eta_seconds=outlook.eta_seconds,
             files=tuple(self.files.values()),
             wants_parts=decide_wanted(self._parts, begun=begun, held=self._held()) if uploading else (),
-            wants_timing_cache=self._timing_wanted,
+            wants_kept=self._kept_wish,
             wants_refit_base=self._base_wanted,
             refit_facts=dict(self._base_facts) if self._base_wanted else {},
             manifest=self.manifest,

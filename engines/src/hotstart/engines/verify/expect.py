@@ -42,13 +42,16 @@ class Expectation:
     seconds: float
 
     def to_json(self) -> str:
-        """The expectation as text."""
-        return canonical_json(asdict(self))
+        """The expectation as text, with a digest of itself: it may lie for months in a store."""
+        value = asdict(self)
+        return canonical_json(value | {"sha256": _digest(value)})
 
     @classmethod
     def from_json(cls, text: str) -> Expectation:
         """The inverse of ``to_json``. Raises ValueError, TypeError or KeyError where it is not one."""
         value: dict[str, Any] = json.loads(text)
+        if value.pop("sha256") != _digest(value):
+            raise ValueError("it is not what was written: its sha256 differs")
         questions = tuple(
             Question(entry["name"], tuple(entry["ids"]), tuple(entry["positions"])) for entry in value["questions"]
         )
@@ -89,9 +92,12 @@ def find_tops(logits: Array) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 
 def make_name(checkpoint_digest: str, tokenizer_digest: str) -> str:
-    """The file name of an expectation: all that it depends on, as one digest. Pure."""
-    inputs = [checkpoint_digest, tokenizer_digest, SAMPLES_VERSION, REFERENCE_VERSION]
-    return hashlib.sha256(canonical_json(inputs).encode()).hexdigest() + ".json"
+    """The file name of an expectation: all that it depends on, as one digest, 64 hex. Pure."""
+    return _digest([checkpoint_digest, tokenizer_digest, SAMPLES_VERSION, REFERENCE_VERSION])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def recall_or_compute(

@@ -10,10 +10,19 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from hotstart.engines.kept import kept_path
 from hotstart.engines.manifest import BadManifest, Manifest, bundle_prefix, engine_prefix, parse_manifest
 from hotstart.engines.recipe import PLAN_PREFIX
-from hotstart.engines.timing_caches import timing_cache_path
-from hotstart.exchange.messages import BuildPhase, BuildReport, BuildRequest, EngineFile, RefitBase, UploadPart
+from hotstart.exchange.messages import (
+    BuildPhase,
+    BuildReport,
+    BuildRequest,
+    EngineFile,
+    KeptUrl,
+    KeptWish,
+    RefitBase,
+    UploadPart,
+)
 from hotstart.exchange.names import LABEL_ENGINE, PORT_AGENT
 from hotstart.operator.api import Engine, Reason
 from hotstart.operator.core.errors import HotstartError, StoreFailed
@@ -118,8 +127,8 @@ class BuildServer:
         """What to tell the builder of the Engine ``raw`` (of its tokenizer ``bundle``) next; None: it wants nothing."""
         key, uid = raw["spec"]["key"], await namespace_uid(self.cluster, self.memory, namespace)
         prefix = bundle_prefix(uid, key, bundle) if bundle else engine_prefix(uid, key)
-        if report.wants_timing_cache:
-            return self._presign_timing_cache(uid, raw, report)
+        if report.wants_kept is not None:
+            return self._presign_kept(uid, report.wants_kept)
         if report.wants_refit_base:
             return BuildRequest(refit_base=await self._find_refit_base(namespace, raw, report.refit_facts))
         if report.phase is BuildPhase.UPLOADED:
@@ -142,13 +151,11 @@ class BuildServer:
         )
         return BuildRequest(upload_ids=ids, parts=parts) if ids or parts else None
 
-    def _presign_timing_cache(self, uid: str, raw: dict[str, Any], report: BuildReport) -> BuildRequest:
-        """Where the timing cache of the Engine's toolchain and GPU is, or will be; each namespace has its own."""
-        recipe = Engine.from_api(raw).spec.recipe.to_engine_recipe()
-        path = timing_cache_path(uid, recipe.toolchain, recipe.platform)
-        if report.wants_timing_cache == "get":
-            return BuildRequest(timing_cache_get=self.store.presign_get(path))
-        return BuildRequest(timing_cache_put=self.store.presign_put(path))
+    def _presign_kept(self, uid: str, wish: KeptWish) -> BuildRequest:
+        """Where it is, or will be, in the folder of the namespace ``uid``."""
+        path = kept_path(uid, wish.what, wish.name)
+        presign = self.store.presign_get if wish.way == "get" else self.store.presign_put
+        return BuildRequest(kept=KeptUrl(wish=wish, url=presign(path)))
 
     async def _find_refit_base(self, namespace: str, raw: dict[str, Any], facts: dict[str, Any]) -> RefitBase:
         """The plan of the youngest engine that stands and is of the builder's network; an empty one where none is.

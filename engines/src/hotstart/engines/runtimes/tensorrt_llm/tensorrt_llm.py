@@ -27,6 +27,7 @@ from hotstart.engines.architectures import (
 from hotstart.engines.checkpoints.checkpoint import Checkpoint
 from hotstart.engines.checkpoints.trtllm_folder import check_as_it_is
 from hotstart.engines.errors import Reason, Retryable, Terminal
+from hotstart.engines.kept import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.recipe import (
     BUILD_OPTIONS,
     BUILD_OPTIONS_VERSION,
@@ -62,7 +63,6 @@ from hotstart.engines.runtimes.tensorrt_llm.refit import (
     make_strip_command,
 )
 from hotstart.engines.runtimes.tensorrt_llm.tool import run_tool
-from hotstart.engines.timing_caches import NEW_TIMING_CACHE, TIMING_CACHE
 from hotstart.engines.toolchains import AS_IT_IS, QUANTIZE
 from hotstart.engines.verify.scorer import Scorer
 

@@ -1,4 +1,4 @@
-"""The operator's answers to a builder that asks for its timing cache: by toolchain, GPU and namespace."""
+"""The operator's answers to a builder that asks for what earlier builds of its namespace have kept."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from hotstart.engines.accelerators import find_accelerator, make_platform
 from hotstart.engines.key import engine_name, key_inputs, make_key
 from hotstart.engines.recipe import EngineLimits, EngineRecipe
-from hotstart.engines.timing_caches import timing_cache_path
 from hotstart.engines.toolchains import find_toolchain
-from hotstart.exchange.messages import BuildPhase, BuildReport
+from hotstart.exchange.messages import BuildPhase, BuildReport, KeptWish
 from hotstart.exchange.names import API_VERSION
 from hotstart.operator.api.engine import EngineSpec
 from hotstart.operator.api.engine import Recipe as ApiRecipe
 from hotstart.operator.api.model_spec import Accelerator, Checkpoint, Runtime
 from hotstart.operator.reconcile.builds import BuildServer
+from pydantic import ValidationError
 
 from tests.operator.world import Operator, World
 
@@ -51,8 +51,9 @@ def test_a_recipe_of_a_gpu_survives_the_api() -> None:
     assert ApiRecipe.from_engine_recipe(RECIPE).to_engine_recipe() == RECIPE
 
 
-@pytest.mark.parametrize("what", ["get", "put"])
-async def test_a_builder_gets_the_url_of_its_namespaces_cache(what: str) -> None:
+@pytest.mark.parametrize("way", ["get", "put"])
+@pytest.mark.parametrize("what", ["timing-caches", "expectations"])
+async def test_a_builder_gets_the_url_of_what_its_namespace_keeps(what: str, way: str) -> None:
     world = World()
     operator = Operator(world)
     operator.memory.namespaces["team"] = "ns-uid"
@@ -63,13 +64,19 @@ async def test_a_builder_gets_the_url_of_its_namespaces_cache(what: str) -> None
             "pod_uid": "p1",
             "engine_key": engine["spec"]["key"],
             "phase": BuildPhase.BUILDING,
-            "wants_timing_cache": what,
+            "wants_kept": {"what": what, "name": DIGEST, "way": way},
         }
     )
     answer = await builds._answer("team", engine, report)
-    assert answer is not None
-    path = timing_cache_path("ns-uid", RECIPE.toolchain, RECIPE.platform)
-    assert path in (answer.timing_cache_get if what == "get" else answer.timing_cache_put)
-    assert not (answer.timing_cache_put if what == "get" else answer.timing_cache_get)
-    silent = report.model_copy(update={"wants_timing_cache": ""})
+    assert answer is not None and answer.kept is not None
+    assert answer.kept.wish == report.wants_kept
+    assert f"{what}/ns-uid/{DIGEST}" in answer.kept.url
+    assert ("put" in answer.kept.url) == (way == "put")
+    silent = report.model_copy(update={"wants_kept": None})
     assert await builds._answer("team", engine, silent) is None
+
+
+@pytest.mark.parametrize("name", ["", "../../engines/x", "ab" * 19, "AB" * 20, "ab" * 40, "ab" * 20 + "/"])
+def test_a_builder_cannot_name_what_is_not_kept(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        KeptWish.model_validate({"what": "expectations", "name": name, "way": "get"})
