@@ -9,14 +9,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from hotstart.cluster import private_tmp
 from hotstart.engines.s3 import StorePlace
 
+from tests.support.ports import CLIENTS_FROM, free_port, is_free
+
 START_SECONDS = 60
+GRPC_ABOVE = 10_000
 REGION = "us-east-1"
 _PORTS = ("master.port", "volume.port", "filer.port", "s3.port")
 
@@ -104,7 +106,8 @@ def start_object_store(folder: Path, *, port: int | None = None) -> Iterator[Obj
             _wait_until_usable(store, process, folder / "weed.log")
             yield store
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # its data is thrown away; a graceful stop takes 10 s
+            with suppress(ProcessLookupError):  # it did not start
+                os.killpg(process.pid, signal.SIGKILL)  # its data is thrown away; a graceful stop takes 10 s
             process.wait()
 
 
@@ -159,19 +162,7 @@ def _free_ports(count: int) -> list[int]:
     """Ports that are free together with the one 10,000 above, which SeaweedFS takes for gRPC."""
     found: list[int] = []
     while len(found) < count:
-        with socket.socket() as probe, socket.socket() as above:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            if port + 10000 > 65535:
-                port -= 20000  # the kernel hands out high ones; look below them
-            if port in found:
-                continue
-            try:
-                with socket.socket() as again:
-                    if port != probe.getsockname()[1]:
-                        again.bind(("127.0.0.1", port))
-                above.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        found.append(port)
+        port = free_port()
+        if port + GRPC_ABOVE < CLIENTS_FROM and is_free(port + GRPC_ABOVE):
+            found.append(port)
     return found
