@@ -68,9 +68,9 @@ def sample(kube: Kube) -> dict[str, float]:
     """RSS in MB of the largest container of each kind."""
     figures = {}
     for component in ("operator", "router"):
-        pods = kube.items("pods", "-n", stage.SYSTEM, "-l", f"app.kubernetes.io/component={component}")
+        pods = kube.items("pods", stage.SYSTEM, labels=f"app.kubernetes.io/component={component}")
         figures[component] = max(container_megabytes(pod, component) for pod in pods)
-    pods = kube.items("pods", "-n", stage.NAMESPACE, "-l", "app.kubernetes.io/component=serving")
+    pods = kube.items("pods", stage.NAMESPACE, labels="app.kubernetes.io/component=serving")
     for container in ("agent", "triton"):
         figures[container] = max(container_megabytes(pod, container) for pod in pods)
     return figures

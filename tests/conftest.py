@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 from hotstart.cluster import lifecycle
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import NodeManager
 
 from tests.support.object_store import ObjectStore, run_session_store
 
 ROOT = Path(__file__).resolve().parents[1]
+CLUSTERS = ("tests/cluster/", "tests/e2e/", "tests/images/")
 
 # How long an example takes says nothing here: the machine may do other things meanwhile.
 settings.register_profile("hotstart", deadline=None)
@@ -25,13 +29,27 @@ settings.load_profile("hotstart")
 
 
 def pytest_configure() -> None:
-    """SIGTERM ends a run as Ctrl-C does: what the fixtures started is ended too."""
+    """SIGTERM ends a run as Ctrl-C does: what the fixtures started is ended too, and gets the time for it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    NodeManager.EXIT_TIMEOUT = 60
+
+
+class ByFile(LoadFileScheduling):
+    """Processes share the tests by files, for fixtures are a file's; whole clusters are all one's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = "clusters" if nodeid.startswith(CLUSTERS) else super()._split_scope(nodeid)
+        return scope
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """`make test` runs two processes."""
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole clusters last: one stands from its first test to the end, and takes the others' processors."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+    """Whole clusters first: they take longest, and wait for much."""
+    items.sort(key=lambda item: not item.nodeid.startswith(CLUSTERS))
 
 
 @dataclass(frozen=True)

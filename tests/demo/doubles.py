@@ -104,13 +104,17 @@ class FakeKube(Kube):
         self.applied.append(manifest)
         return ""
 
-    def get(self, *what: str):
-        if problem := self.broken.get(what[0]):
+    def get(self, kind: str, name: str = "", namespace: str = ""):
+        if problem := self.broken.get(kind):
             raise problem
-        if what[0] == "completionmodel":
+        if kind == "completionmodels":
             return self.models.pop(0) if len(self.models) > 1 else self.models[0]
-        found = self.objects.get(what[0])
-        return None if found is None else {"items": found}
+        return next(iter(self.objects.get(kind, ())), None)
+
+    def items(self, kind: str, namespace: str = "", *, labels: str = "", fields: str = ""):
+        if problem := self.broken.get(kind):
+            raise problem
+        return self.objects.get(kind, [])
 
     def logs(self, namespace: str, pod: str, *options: str) -> list[str]:
         return [f"{pod} {' '.join(options)}"]

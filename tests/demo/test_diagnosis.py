@@ -72,7 +72,7 @@ def test_conditions_that_do_not_hold_are_told():
         {"type": "Progressing", "status": "True", "reason": "RollingOut", "message": "1 of 2"},
     ]
     model = {"kind": "CompletionModel", "metadata": {"name": "m"}, "status": {"conditions": conditions}}
-    lines = told(**{"completionmodels,engines": [model]})
+    lines = told(**{"completionmodels": [model]})
     assert lines == [
         "CompletionModel m: Ready=False BuildFailed: no space",
         "CompletionModel m: Progressing=True RollingOut: 1 of 2",
@@ -81,7 +81,7 @@ def test_conditions_that_do_not_hold_are_told():
 
 def test_what_cannot_be_had_hides_nothing_else():
     kube = FakeKube()
-    kube.broken = {"completionmodels,engines": GONE, "events": KeyError("items")}
+    kube.broken = {"completionmodels": GONE, "events": KeyError("items")}
     kube.objects["pods"] = [{"metadata": {"name": "p"}, "status": {"phase": "Failed"}}]
     lines = diagnose(kube, "demo").splitlines()
     assert lines[0].startswith("(failing conditions in demo cannot be told: the server doesn't have")

@@ -86,7 +86,7 @@ def test_a_start_of_the_first_pod_is_not_taken_for_the_second_ones(kube, monkeyp
 
 def test_the_p95_in_status_is_read_once_it_covers_the_loads_end(kube, monkeypatch):
     def later(kube, wanted, what, *, limit, say):
-        while not wanted(model := kube.get("completionmodel")):
+        while not wanted(model := kube.get("completionmodels")):
             pass
         return model
 

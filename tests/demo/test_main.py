@@ -121,7 +121,7 @@ def test_a_failure_before_the_kinds_are_there_is_told_too(kube, monkeypatch, cap
         raise StepFailed("helm timed out")
 
     monkeypatch.setattr(stage, "install_chart", fail)
-    kube.broken["completionmodels,engines"] = GONE
+    kube.broken["completionmodels"] = GONE
     kube.objects["pods"] = [{"metadata": {"name": "hotstart-operator-1"}, "status": {"phase": "Pending"}}]
     assert demo.main() == 1
     told = capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_each_figure_of_the_readme_is_a_headline_of_the_demo():
 
 def test_what_an_earlier_demo_left_is_taken_away_pods_first():
     kube = FakeKube()
-    kube.objects["namespace"] = [{}]
+    kube.objects["namespaces"] = [{}]
     steps.forget_model(kube)
     assert [command[2] for command in kube.commands] == ["completionmodels", "pods", "namespace"]
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,13 @@ class Tenant:
 
     def model(self, name: str = "tiny") -> dict[str, Any]:
         """The CompletionModel as it stands."""
-        found = self.kube.get("completionmodel", name, "-n", self.namespace)
+        found = self.kube.get("completionmodels", name, self.namespace)
         assert found is not None, f"no CompletionModel {name}"
         return found
 
     def pods(self, component: str = "serving") -> list[dict[str, Any]]:
         """The namespace's pods of a component."""
-        return self.kube.items("pods", "-n", self.namespace, "-l", f"app.kubernetes.io/component={component}")
+        return self.kube.items("pods", self.namespace, labels=f"app.kubernetes.io/component={component}")
 
     def wait(self, what: Callable[[], Any], why: str, *, patience: float = PATIENCE_SECONDS) -> Any:
         """As Platform.wait, with this namespace's word on the cause."""
@@ -157,9 +158,8 @@ spec:
 """
 
 
-@pytest.fixture
-def tenant(platform: Platform) -> Iterator[Tenant]:
-    """A namespace of the test's own, with the Secret; gone after the test."""
+@contextmanager
+def make_tenant(platform: Platform) -> Iterator[Tenant]:
     namespace = f"test-{uuid.uuid4().hex[:8]}"
     platform.kube.apply(stage.namespace_yaml(namespace, restricted=True))
     tenant = Tenant(platform, namespace)
@@ -168,3 +168,25 @@ def tenant(platform: Platform) -> Iterator[Tenant]:
     subprocess.run(
         ("kubectl", "delete", "namespace", namespace, "--wait=false"), env=platform.kube.environment, check=True
     )
+
+
+@pytest.fixture
+def tenant(platform: Platform) -> Iterator[Tenant]:
+    """A namespace of the test's own, with the Secret; gone after the test."""
+    with make_tenant(platform) as tenant:
+        yield tenant
+
+
+@pytest.fixture(scope="session")
+def home(platform: Platform) -> Iterator[Tenant]:
+    """The namespace of ``settled``."""
+    with make_tenant(platform) as tenant:
+        yield tenant
+
+
+@pytest.fixture
+def settled(home: Tenant) -> Iterator[Tenant]:
+    """A tenant whose engine stands since the first test that asked for one; its models go with the test."""
+    yield home
+    home.kube.run("kubectl", "delete", "completionmodels", "--all", "-n", home.namespace)
+    home.wait(lambda: not home.pods(), "the model's pods are gone")

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.e2e
 def damage(tenant) -> None:
     """One bit of the engine's weights in the store."""
     s3 = stage.make_client(tenant.platform.cluster)
-    (engine,) = tenant.kube.items("engines", "-n", tenant.namespace)
-    uid = tenant.kube.get("namespace", tenant.namespace)["metadata"]["uid"]
+    (engine,) = tenant.kube.items("engines", tenant.namespace)
+    uid = tenant.kube.get("namespaces", tenant.namespace)["metadata"]["uid"]
     key = f"engines/{uid}/{engine['spec']['key']}/model.bin"
     body = bytearray(s3.get_object(Bucket=stage.STORE_BUCKET, Key=key)["Body"].read())
     body[len(body) // 2] ^= 1
@@ -26,7 +26,7 @@ def damage(tenant) -> None:
 
 
 def events(tenant) -> str:
-    found = tenant.kube.items("events", "-n", tenant.namespace)
+    found = tenant.kube.items("events", tenant.namespace)
     return "\n".join(f"{event['reason']}: {event['message']}" for event in found)
 
 
@@ -40,30 +40,30 @@ def test_an_engine_with_a_flipped_bit_is_built_again_while_the_other_replica_ser
     assert ask(tenant).choices[0].text == before, "what serves goes on"
     tenant.wait_ready(replicas=2)
     assert ask(tenant).choices[0].text == before
-    (engine,) = tenant.kube.items("engines", "-n", tenant.namespace)
+    (engine,) = tenant.kube.items("engines", tenant.namespace)
     assert engine["status"]["attempts"] == 2
 
 
-def test_the_only_replica_is_not_evicted(tenant) -> None:
-    tenant.apply_model()
-    tenant.wait_ready()
-    (pod,) = tenant.pods()
+def test_the_only_replica_is_not_evicted(settled) -> None:
+    settled.apply_model()
+    settled.wait_ready()
+    (pod,) = settled.pods()
     name = pod["metadata"]["name"]
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": tenant.namespace}}
-    path = f"/api/v1/namespaces/{tenant.namespace}/pods/{name}/eviction"
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": settled.namespace}}
+    path = f"/api/v1/namespaces/{settled.namespace}/pods/{name}/eviction"
 
     def refused() -> str:
         try:
-            tenant.kube.run("kubectl", "create", "--raw", f"{path}?dryRun=All", "-f", "-", stdin=json.dumps(body))
+            settled.kube.run("kubectl", "create", "--raw", f"{path}?dryRun=All", "-f", "-", stdin=json.dumps(body))
         except StepFailed as failure:
             return str(failure)
         return ""
 
-    assert "disruption budget" in tenant.wait(refused, "the PodDisruptionBudget counts the pod")
+    assert "disruption budget" in settled.wait(refused, "the PodDisruptionBudget counts the pod")
     with pytest.raises(StepFailed, match="disruption budget"):
-        tenant.kube.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
-    assert [pod["metadata"]["name"] for pod in tenant.pods()] == [name]
-    assert ask(tenant).choices[0].text
+        settled.kube.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+    assert [pod["metadata"]["name"] for pod in settled.pods()] == [name]
+    assert ask(settled).choices[0].text
 
 
 @pytest.fixture
@@ -75,20 +75,20 @@ def cordoned_later(platform):
     platform.kube.run("kubectl", "uncordon", name)
 
 
-def test_a_cordoned_node_is_left_only_once_there_is_another(tenant, cordoned_later) -> None:
-    tenant.apply_model()
-    tenant.wait_ready()
-    (pod,) = tenant.pods()
+def test_a_cordoned_node_is_left_only_once_there_is_another(settled, cordoned_later) -> None:
+    settled.apply_model()
+    settled.wait_ready()
+    (pod,) = settled.pods()
     cordoned_later()
 
     def waits_for_a_node() -> bool:
-        others = [other for other in tenant.pods() if other["metadata"]["name"] != pod["metadata"]["name"]]
+        others = [other for other in settled.pods() if other["metadata"]["name"] != pod["metadata"]["name"]]
         return any(is_unschedulable(other) for other in others)
 
-    tenant.wait(waits_for_a_node, "another pod is made, and waits for a node")
-    assert pod["metadata"]["name"] in [each["metadata"]["name"] for each in tenant.pods()]
-    assert ask(tenant).choices[0].text
-    assert condition(tenant.model(), "EndpointReady")["status"] == "True"
+    settled.wait(waits_for_a_node, "another pod is made, and waits for a node")
+    assert pod["metadata"]["name"] in [each["metadata"]["name"] for each in settled.pods()]
+    assert ask(settled).choices[0].text
+    assert condition(settled.model(), "EndpointReady")["status"] == "True"
 
 
 def is_unschedulable(pod) -> bool:

@@ -27,8 +27,7 @@ def ask(tenant, name="tiny", **options):
 
 
 def build_jobs(tenant):
-    selector = "app.kubernetes.io/component=build"
-    return tenant.kube.items("jobs", "-n", tenant.namespace, "-l", selector)
+    return tenant.kube.items("jobs", tenant.namespace, labels="app.kubernetes.io/component=build")
 
 
 def test_a_model_is_built_once_and_answers(tenant) -> None:
@@ -45,16 +44,16 @@ def test_a_model_is_built_once_and_answers(tenant) -> None:
     tenant.wait_ready("second")
     assert ask(tenant, "second").choices[0].text == answer.choices[0].text
     assert len(build_jobs(tenant)) == 1, "the second model on the same checkpoint and recipe builds nothing"
-    assert len(tenant.kube.items("engines", "-n", tenant.namespace)) == 1
+    assert len(tenant.kube.items("engines", tenant.namespace)) == 1
 
 
-def test_three_lines_of_the_readme_get_a_completion(tenant, capsys) -> None:
-    tenant.apply_model()
-    tenant.wait_ready()
+def test_three_lines_of_the_readme_get_a_completion(settled, capsys) -> None:
+    settled.apply_model()
+    settled.wait_ready()
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     code = next(block for block in blocks if "openai" in block)
-    code = re.sub(r'base_url="[^"]+"', f'base_url="{tenant.platform.url}/v1"', code)
-    code = re.sub(r'model="[^"]+"', f'model="{tenant.namespace}/tiny"', code)
+    code = re.sub(r'base_url="[^"]+"', f'base_url="{settled.platform.url}/v1"', code)
+    code = re.sub(r'model="[^"]+"', f'model="{settled.namespace}/tiny"', code)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
@@ -82,52 +81,54 @@ def test_a_missing_secret_is_named_and_making_it_is_enough(tenant) -> None:
     tenant.wait_ready()
 
 
-def test_a_broken_new_revision_leaves_the_old_one_serving(tenant) -> None:
-    tenant.apply_model()
-    tenant.wait_ready()
-    before = [pod["metadata"]["uid"] for pod in tenant.pods()]
-    tenant.apply_model(uri='"s3://models/nothing-here/"')
-    tenant.wait(
-        lambda: "nothing-here" in condition(tenant.model(), "EngineReady").get("message", ""),
+def test_a_broken_new_revision_leaves_the_old_one_serving(settled) -> None:
+    settled.apply_model()
+    settled.wait_ready()
+    before = [pod["metadata"]["uid"] for pod in settled.pods()]
+    settled.apply_model(uri='"s3://models/nothing-here/"')
+    settled.wait(
+        lambda: "nothing-here" in condition(settled.model(), "EngineReady").get("message", ""),
         "EngineReady names the empty prefix",
     )
-    assert ask(tenant).choices[0].text
-    assert [pod["metadata"]["uid"] for pod in tenant.pods()] == before
-    tenant.apply_model()
-    tenant.wait_ready()
-    assert [pod["metadata"]["uid"] for pod in tenant.pods()] == before
+    assert ask(settled).choices[0].text
+    assert [pod["metadata"]["uid"] for pod in settled.pods()] == before
+    settled.apply_model()
+    settled.wait_ready()
+    assert [pod["metadata"]["uid"] for pod in settled.pods()] == before
 
 
-def test_triton_killed_in_a_serving_pod_comes_back(tenant) -> None:
-    tenant.apply_model()
-    tenant.wait_ready()
-    (pod,) = tenant.pods()
+def test_triton_killed_in_a_serving_pod_comes_back(settled) -> None:
+    settled.apply_model()
+    settled.wait_ready()
+    (pod,) = settled.pods()
     name = pod["metadata"]["name"]
 
     def restarts() -> int:
-        found = tenant.kube.get("pod", name, "-n", tenant.namespace)
+        found = settled.kube.get("pods", name, settled.namespace)
         statuses = {s["name"]: s for s in (found or {}).get("status", {}).get("containerStatuses", ())}
         return statuses.get("triton", {}).get("restartCount", 0)
 
     os.kill(find_process(pod["metadata"]["uid"], "tritonserver"), signal.SIGKILL)
-    tenant.wait(lambda: restarts() >= 1, "Triton's container was restarted")
-    tenant.wait_ready()
-    assert tenant.wait(lambda: ask(tenant).choices[0].text, "a completion after the restart")
-    assert [pod["metadata"]["name"] for pod in tenant.pods()] == [name], "the pod itself stayed"
+    settled.wait(lambda: restarts() >= 1, "Triton's container was restarted")
+    settled.wait_ready()
+    assert settled.wait(lambda: ask(settled).choices[0].text, "a completion after the restart")
+    assert [pod["metadata"]["name"] for pod in settled.pods()] == [name], "the pod itself stayed"
 
 
 def test_a_flipped_bit_in_the_store_is_found_before_serving(tenant) -> None:
     tenant.apply_model()
     tenant.wait_ready()
     s3 = stage.make_client(tenant.platform.cluster)
-    (engine,) = tenant.kube.items("engines", "-n", tenant.namespace)
-    uid = tenant.kube.get("namespace", tenant.namespace)["metadata"]["uid"]
+    (engine,) = tenant.kube.items("engines", tenant.namespace)
+    uid = tenant.kube.get("namespaces", tenant.namespace)["metadata"]["uid"]
     key = f"engines/{uid}/{engine['spec']['key']}/model.bin"
     body = bytearray(s3.get_object(Bucket=stage.STORE_BUCKET, Key=key)["Body"].read())
     body[len(body) // 2] ^= 1
     s3.put_object(Bucket=stage.STORE_BUCKET, Key=key, Body=bytes(body))
 
     tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
-    events = ("events", "-n", tenant.namespace, "--field-selector=reason=EngineCorrupt")
-    tenant.wait(lambda: tenant.kube.items(*events), "an event says EngineCorrupt")
+    tenant.wait(
+        lambda: tenant.kube.items("events", tenant.namespace, fields="reason=EngineCorrupt"),
+        "an event says EngineCorrupt",
+    )
     assert ask(tenant).choices[0].text

@@ -17,23 +17,25 @@ def steps(tenant) -> list[tuple[int, int]]:
     return [(decision["from"], decision["to"]) for decision in reversed(found)]
 
 
-def test_two_people_who_ask_without_pause_get_a_second_replica_and_its_end_takes_it_away(tenant) -> None:
-    tenant.apply_model(mode=UP_TO_TWO)
-    tenant.wait_ready()
-    assert steps(tenant) == []
+def test_two_people_who_ask_without_pause_get_a_second_replica_and_its_end_takes_it_away(settled) -> None:
+    settled.apply_model(mode=UP_TO_TWO)
+    settled.wait_ready()
+    assert steps(settled) == []
 
-    with Clients(tenant, 2) as clients:
-        tenant.wait_ready(replicas=2)
+    with Clients(settled, 2) as clients:
+        settled.wait_ready(replicas=2)
         served = len(clients.answers)
-        tenant.wait(lambda: len(clients.answers) >= served + 20, "answers by two replicas")
+        settled.wait(lambda: len(clients.answers) >= served + 20, "answers by two replicas")
     assert clients.failures == []
-    assert steps(tenant) == [(1, 2)]
-    assert tenant.model()["spec"]["replicas"] == 2
+    assert steps(settled) == [(1, 2)]
+    assert settled.model()["spec"]["replicas"] == 2
 
-    tenant.wait(
-        lambda: tenant.model()["spec"]["replicas"] == 1 and len(tenant.pods()) == 1, "one replica is left", patience=180
+    settled.wait(
+        lambda: settled.model()["spec"]["replicas"] == 1 and len(settled.pods()) == 1,
+        "one replica is left",
+        patience=180,
     )
-    tenant.wait(lambda: steps(tenant) == [(1, 2), (2, 1)], "status tells of both decisions")
-    reasons = {event["reason"] for event in tenant.kube.items("events", "-n", tenant.namespace)}
+    settled.wait(lambda: steps(settled) == [(1, 2), (2, 1)], "status tells of both decisions")
+    reasons = {event["reason"] for event in settled.kube.items("events", settled.namespace)}
     assert {"DemandRose", "DemandFell"} <= reasons
-    tenant.wait_ready()
+    settled.wait_ready()

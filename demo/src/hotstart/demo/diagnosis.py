@@ -25,7 +25,7 @@ def diagnose(kube: Kube, *namespaces: str) -> str:
 
 def failing_conditions(kube: Kube, namespace: str) -> list[str]:
     """Of models and engines."""
-    things = kube.items("completionmodels,engines", "-n", namespace)
+    things = kube.items("completionmodels", namespace) + kube.items("engines", namespace)
     return [
         f"{thing['kind']} {thing['metadata']['name']}: {line}" for thing in things for line in unwell_conditions(thing)
     ]
@@ -33,7 +33,7 @@ def failing_conditions(kube: Kube, namespace: str) -> list[str]:
 
 def newest_events(kube: Kube, namespace: str) -> list[str]:
     """Oldest first, whichever API they were written by."""
-    events = sorted(kube.items("events", "-n", namespace), key=last_seen)
+    events = sorted(kube.items("events", namespace), key=last_seen)
     return [
         f"event {event['involvedObject'].get('name', '')}: {event.get('reason', '')}: {event.get('message', '')}"
         for event in events[-EVENTS:]
@@ -50,7 +50,7 @@ def last_seen(event: dict[str, Any]) -> str:
 def unwell_pods(kube: Kube, namespace: str) -> list[str]:
     """Phase, conditions, containers and the last lines of the logs, also of a container's life before this one."""
     lines: list[str] = []
-    for pod in kube.items("pods", "-n", namespace):
+    for pod in kube.items("pods", namespace):
         if is_well(pod):
             continue
         name, restarted = pod["metadata"]["name"], []

@@ -169,7 +169,7 @@ def wait_for_scale_down(kube: Kube, story: Story) -> Model:
     """The model once one replica is left, drained."""
 
     def one_left(model: Model) -> bool:
-        pods = kube.items("pods", "-n", stage.NAMESPACE, "-l", "app.kubernetes.io/component=serving")
+        pods = kube.items("pods", stage.NAMESPACE, labels="app.kubernetes.io/component=serving")
         return model["spec"].get("replicas") == 1 and len(pods) == 1
 
     model = wait_for_model(kube, one_left, "is back at one replica", limit=120, say=Changes(story))

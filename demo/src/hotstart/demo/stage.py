@@ -106,7 +106,7 @@ def install_chart(kube: Kube, cluster: Cluster, story: Story) -> None:
     store = the_store(cluster)
     credentials = {"AWS_ACCESS_KEY_ID": store.access_key, "AWS_SECRET_ACCESS_KEY": store.secret_key}
     kube.apply(namespace_yaml(SYSTEM, restricted=True) + secret_yaml("engine-store", SYSTEM, credentials))
-    stands = kube.get("deployment", "hotstart-operator", "-n", SYSTEM) is not None
+    stands = kube.get("deployments", "hotstart-operator", SYSTEM) is not None
     kube.run(
         *("helm", "upgrade", "--install", "hotstart", str(ROOT / "helm" / "hotstart"), "--namespace", SYSTEM),
         *("--set", "image.registry=localhost/hotstart", "--set", "image.tag=dev"),

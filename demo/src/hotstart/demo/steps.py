@@ -66,7 +66,7 @@ def serve(story: Story, kube: Kube, cluster: Cluster) -> tuple[str, dict[str, An
         model = wait_for_model(kube, is_measured, "is Ready", limit=240, say=Changes(story))
         first = cold_start(model)
         story.say(figures.describe_start(first))
-        engine = kube.items("engines", "-n", stage.NAMESPACE)[0]
+        engine = kube.items("engines", stage.NAMESPACE)[0]
         story.say(figures.tell_engine(engine, model))
     return first["pod"], figures.describe_engine(engine, model) | figures.phases("first", first)
 
@@ -90,7 +90,7 @@ def forget_model(kube: Kube) -> None:
 
     The pods go first: a namespace looks for what is left in it only after half of their grace period.
     """
-    if kube.get("namespace", stage.NAMESPACE):
+    if kube.get("namespaces", stage.NAMESPACE) is not None:
         kube.run("kubectl", "delete", "completionmodels", "--all", "-n", stage.NAMESPACE, "--timeout=60s")
         kube.run("kubectl", "delete", "pods", "--all", "-n", stage.NAMESPACE, "--grace-period=1", "--timeout=60s")
         kube.run("kubectl", "delete", "namespace", stage.NAMESPACE, "--wait=true", "--timeout=90s")

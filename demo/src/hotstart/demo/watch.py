@@ -39,7 +39,7 @@ def get_model(kube: Kube) -> Model:
     Raises:
         StepFailed: it is gone.
     """
-    model = kube.get("completionmodel", stage.MODEL, "-n", stage.NAMESPACE, "--show-managed-fields")
+    model = kube.get("completionmodels", stage.MODEL, stage.NAMESPACE)
     if model is None:
         raise StepFailed(f"CompletionModel {stage.MODEL_PATH} is gone")
     return model
@@ -56,7 +56,7 @@ def wait_for_model(kube: Kube, wanted: Callable[[Model], bool], what: str, *, li
         model = get_model(kube)
         if wanted(model):
             return model
-        line = progress_line(model, kube.items("engines", "-n", stage.NAMESPACE))
+        line = progress_line(model, kube.items("engines", stage.NAMESPACE))
         say(line)
         if time.monotonic() > deadline:
             raise StepFailed(f"not within {limit:.0f} s: {stage.MODEL_PATH} {what}. {line}".rstrip())

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -51,6 +52,7 @@ START_SECONDS = 300.0  # Triton starts and loads the engine
 END_SECONDS = 20.0
 DOUBLINGS = 6  # of a text that is read as fewer tokens than it was made of
 LOG_CHARACTERS = 600
+PORTS = range(15_000, 30_000)
 
 
 class TritonCompletion:
@@ -230,12 +232,18 @@ def link_without_end(engine: Path, folder: Path) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in listeners]
+    """Ports of the loopback that nothing listens on.
+
+    None that the kernel gives to clients (from 32,768): one of those could take it before Triton listens.
+    """
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
