@@ -220,6 +220,16 @@ def test_only_a_changed_timing_cache_is_put(
     assert state.asked == asked
 
 
+def test_nothing_is_asked_for_where_there_is_no_operator(tmp_path: Path) -> None:
+    state = Answers("no url")
+    state.heard = False
+    (tmp_path / "kept").write_bytes(b"kept")
+    assert fetch(state, Kept.EXPECTATION, NAME, tmp_path / "new") is False
+    assert keep(state, Kept.EXPECTATION, NAME, tmp_path / "kept") is False
+    assert state.asked == []
+    assert state.ask_refit_base({}, patience=3600) is None
+
+
 def test_an_operator_that_is_silent_is_not_waited_for_long() -> None:
     state = BuildState("uid", "key", LogTail())
     assert state.ask_kept(KeptWish(what=Kept.TIMING_CACHE, name=NAME, way="get"), 0.01) == ""

@@ -171,7 +171,7 @@ def run_calibrate(options: Namespace, output: Output) -> None:
 
 def new_state(key: str) -> BuildState:
     """The state that progress is read from."""
-    return BuildState("", key, LogTail())
+    return BuildState("", key, LogTail(), heard=False)
 
 
 def guess_spec(runtime: str) -> CompletionModelSpec:

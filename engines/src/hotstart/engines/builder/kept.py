@@ -55,6 +55,8 @@ def kept_expectation(state: BuildState, prepared: Prepared, folder: Path) -> Ite
 
 def fetch(state: BuildState, what: Kept, name: str, target: Path, *, patience: float = PATIENCE) -> bool:
     """Writes it to ``target``; False where there is none, or it cannot be had."""
+    if not state.heard:
+        return False
     url = state.ask_kept(KeptWish(what=what, name=name, way="get"), patience)
     if not url:
         log.warning("not looked for in the store: the operator has not answered what=%s seconds=%s", what, patience)
@@ -69,6 +71,8 @@ def fetch(state: BuildState, what: Kept, name: str, target: Path, *, patience: f
 
 def keep(state: BuildState, what: Kept, name: str, file: Path, *, patience: float = PATIENCE) -> bool:
     """Puts the file into the store; False where it is empty or too large, or cannot be put."""
+    if not state.heard:
+        return False
     if not 0 < file.stat().st_size <= MOST_BYTES[what]:
         log.info("not worth keeping what=%s bytes=%d", what, file.stat().st_size)
         return False

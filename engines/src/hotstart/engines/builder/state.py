@@ -21,11 +21,21 @@ log = logging.getLogger(__name__)
 
 
 class BuildState:
-    """One build. ``changed`` is notified whenever the operator's word has brought something."""
+    """One build. ``changed`` is notified whenever the operator's word has brought something.
+
+    ``heard``: whether there is an operator to ask for something, as there is not on a laptop.
+    """
 
     def __init__(
-        self, pod_uid: str, engine_key: str, tail: LogTail, *, clock: Callable[[], float] = time.monotonic
+        self,
+        pod_uid: str,
+        engine_key: str,
+        tail: LogTail,
+        *,
+        heard: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.heard = heard
         self._pod_uid = pod_uid
         self._engine_key = engine_key
         self._tail = tail
@@ -121,6 +131,8 @@ class BuildState:
 
         Called by the thread that builds; blocks.
         """
+        if not self.heard:
+            return None
         self._base_facts, self._base_wanted = facts, True
         self._base_told.wait(patience)
         self._base_wanted = False
