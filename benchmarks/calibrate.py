@@ -56,7 +56,6 @@ def main() -> None:
         "runs": RUNS,
         "seconds": record.median([profile.seconds for profile in profiles]),
         "seconds_most": max(profile.seconds for profile in profiles),
-        "goal_seconds": GOAL_SECONDS,
         "lone_ms": record.median(lone),
         "lone_spread": spread(lone),
         "prefill_tokens_per_second": record.median(read),
@@ -72,7 +71,7 @@ def main() -> None:
         "tolerance": profiles[0].tolerance,
         "noisy": sum(profile.noisy for profile in profiles),
     }
-    record.write("calibrate", figures)
+    record.write("calibrate", figures, {"seconds_most": record.at_most(GOAL_SECONDS)})
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def main() -> int:
         folder = Path(parent) / "replit"
         write_checkpoint(folder, replace(REPLIT, layers=1), "bfloat16")
         runs = {name: [run_once(name, folder) for _ in range(rounds)] for name in ("smollm2", "replit")}
-    figures: dict[str, object] = {"rounds": rounds, "replit_goal_anonymous_mb": GOAL_MB}
+    figures: dict[str, object] = {"rounds": rounds}
     for name, all_runs in runs.items():
         figures |= {
             f"{name}_texts_tokens": all_runs[0].tokens,
@@ -115,7 +115,7 @@ def main() -> int:
             f"{name}_peak_rss_mb": max(run.peak_rss_mb for run in all_runs),
             f"{name}_peak_anonymous_mb": max(run.peak_anonymous_mb for run in all_runs),
         }
-    record.write("reference", figures)
+    record.write("reference", figures, {"replit_peak_anonymous_mb": record.at_most(GOAL_MB)})
     return 0 if max(run.peak_anonymous_mb for run in runs["replit"]) <= GOAL_MB else 1
 
 

@@ -26,7 +26,7 @@ def test_2000_requests_through_scale_down_and_a_change_of_the_pod_template(settl
     settled.apply_model(replicas="2")
     settled.wait_ready(replicas=2)
     before = {pod["metadata"]["name"] for pod in settled.pods()}
-    with Load(settled, rate=50, at_least=2000) as load:
+    with Load(settled, rate=35, at_least=2000) as load:
         load.wait_for_answers()
         settled.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", settled.namespace, "--replicas=1")
         settled.wait(lambda: len(settled.pods()) == 1, "one pod is left")

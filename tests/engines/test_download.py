@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 from hotstart.engines.errors import EngineError, Reason
 from hotstart.engines.transfers.download import PIECES_FILE, Download, UrlBook
+from hotstart.engines.transfers.line import Line, Patience
 from hotstart.engines.transfers.ranges import PIECE_BYTES, Piece
 from hotstart.exchange.messages import EngineFile
 
@@ -67,12 +67,9 @@ async def download(
     file = EngineFile(path="rank0.engine", size=SIZE, sha256="", url=server.base)
     urls = UrlBook()
     await urls.update((file,))
-    timeout = aiohttp.ClientTimeout(total=60, sock_read=read_seconds)
-    async with aiohttp.ClientSession() as session:
-        fetch = Download(
-            session, urls, (file,), folder, timeout=timeout, first_pause=0.01, remember_seconds=remember_seconds
-        )
-        return await fetch.run()
+    patience = Patience(silence=read_seconds)
+    fetch = Download(urls, (file,), folder, patience=patience, first_pause=0.01, remember_seconds=remember_seconds)
+    return await fetch.run()
 
 
 async def until(reached: Callable[[], bool]) -> None:
@@ -213,21 +210,20 @@ async def test_a_piece_that_ends_after_the_change_was_seen_does_not_count(tmp_pa
 async def test_a_sibling_of_a_piece_that_was_refused_does_not_bring_the_old_object_back(tmp_path: Path) -> None:
     """The worker that found the change raises; another one has its last bytes at that very moment."""
     file = EngineFile(path="rank0.engine", size=SIZE, sha256="")
-    async with aiohttp.ClientSession() as session:
-        fetch = Download(session, UrlBook(), (file,), tmp_path)
-        pieces = fetch._prepare()
+    fetch = Download(UrlBook(), (file,), tmp_path)
+    pieces = fetch._prepare()
 
-        async def arrive(piece: Piece) -> None:
-            fetch._check_same('"one"', piece.path)
-            fetch._changed(piece.path)
+    async def arrive(piece: Piece, line: Line) -> None:
+        fetch._check_same('"one"', piece.path)
+        fetch._changed(piece.path)
 
-        fetch._fetch = arrive  # type: ignore[method-assign]
-        todo: asyncio.Queue[Piece] = asyncio.Queue()
-        todo.put_nowait(pieces[0])
-        await fetch._work(todo)
-        assert fetch._done == set()
-        with pytest.raises(EngineError, match="changed in the store"):
-            fetch._check_same('"one"', "rank0.engine")
+    fetch._fetch = arrive  # type: ignore[method-assign]
+    todo: asyncio.Queue[Piece] = asyncio.Queue()
+    todo.put_nowait(pieces[0])
+    await fetch._work(todo)
+    assert fetch._done == set()
+    with pytest.raises(EngineError, match="changed in the store"):
+        fetch._check_same('"one"', "rank0.engine")
 
 
 async def test_what_is_done_is_written_down_at_the_end_and_not_after_each_piece(

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -70,14 +69,11 @@ class Harness:
         self.asked: list[tuple[str, int]] = []
 
     async def run(self, server: TestServer) -> tuple:
-        async with aiohttp.ClientSession() as session:
-            upload = asyncio.create_task(
-                upload_engine(self.state, self.folder, session, part_size=PART_SIZE, sleep=self._sleep)
-            )
-            while not upload.done():
-                await self._exchange(server)
-                await asyncio.sleep(0)
-            return upload.result()
+        upload = asyncio.create_task(upload_engine(self.state, self.folder, part_size=PART_SIZE, sleep=self._sleep))
+        while not upload.done():
+            await self._exchange(server)
+            await asyncio.sleep(0)
+        return upload.result()
 
     async def _exchange(self, server: TestServer) -> None:
         report = self.state.report()
@@ -130,7 +126,7 @@ async def test_every_byte_arrives_and_is_hashed(folder: Path) -> None:
 
 
 async def test_a_store_that_fails_or_hangs_up_is_tried_again_with_longer_waits(folder: Path) -> None:
-    answers = {1: 503, 2: 500, 3: 0}  # aiohttp itself repeats a PUT whose kept connection was closed
+    answers = {1: 503, 2: 500, 3: 0}  # a PUT whose kept connection was closed is repeated at once
     _, harness, files = await upload(folder, lambda path, number, puts: answers.get(puts, 200))
     assert all(file.sha256 for file in files)
     assert set(harness.waited) >= {0.5, 1}

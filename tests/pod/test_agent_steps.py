@@ -95,7 +95,7 @@ REQUEST = PodRequest(
 
 @contextlib.asynccontextmanager
 async def running(disk: Disk, triton: PlayedTriton) -> AsyncIterator[Agent]:
-    agent = Agent(uid="u", disk=disk, triton=triton, session=None)  # type: ignore[arg-type]
+    agent = Agent(uid="u", disk=disk, triton=triton)  # type: ignore[arg-type]
     task = asyncio.create_task(agent.run())
     try:
         yield agent

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = 256 * 1024  # so that what was read is hashed from the processor's cache
 
 
 def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from hotstart.engines.build_estimate import say_build_estimate
 from hotstart.engines.builder.bundle import make_bundle
 from hotstart.engines.builder.calibration import Calibrated, calibrate_engine
@@ -69,8 +68,7 @@ async def _work(settings: BuildSettings, state: BuildState) -> None:
         engine.mkdir()
         make = make_only_bundle if settings.bundle else make_engine
         made = await asyncio.to_thread(make, settings, state, work, engine)
-        async with aiohttp.ClientSession() as session:
-            files = await upload_engine(state, engine, session)
+        files = await upload_engine(state, engine)
         state.manifest = make_manifest(settings, made, files, time.monotonic() - state.began).to_json()
         state.enter(BuildPhase.UPLOADED)
         log.info("engine uploaded key=%s bytes=%d", settings.engine_key, sum(file.size for file in files))

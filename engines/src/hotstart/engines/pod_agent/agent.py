@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import aiohttp
 from hotstart.engines.errors import EngineError
 from hotstart.engines.native_memory import give_back_memory
 from hotstart.engines.pod_agent.disk import Disk, Remembered, find_corrupt, is_whole
@@ -70,7 +69,6 @@ class Agent:
         uid: str,
         disk: Disk,
         triton: TritonClient,
-        session: aiohttp.ClientSession,
         server: ServerFacts = ServerFacts(),  # noqa: B008  # frozen
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,7 +76,6 @@ class Agent:
         self._disk = disk
         self._triton = triton
         self._loader = Loader(disk, triton, server)
-        self._session = session
         self._clock = clock
         self._urls = UrlBook()
         self._wanted: Remembered | None = None
@@ -283,7 +280,7 @@ class Agent:
             log.warning("engine on disk is corrupt, fetching it anew file=%s", corrupt)
             self._disk.discard(key)
         self._disk.keep_only(key)
-        fetch = Download(self._session, self._urls, files, self._disk.partial(key), self._on_bytes)
+        fetch = Download(self._urls, files, self._disk.partial(key), self._on_bytes)
         try:
             self._digests = await fetch.run()
         except EngineError as error:

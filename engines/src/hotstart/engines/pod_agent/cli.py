@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 from aiohttp import web
 from hotstart.engines.pod_agent.agent import Agent
 from hotstart.engines.pod_agent.disk import Disk
@@ -118,9 +117,9 @@ async def serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stopping.set)
     disk = Disk(settings.models, settings.run)
     key = disk.prepare()
-    async with aiohttp.ClientSession() as session, make_session() as to_triton:
+    async with make_session() as to_triton:
         triton = TritonClient(to_triton, http=settings.triton, metrics=settings.metrics, key=key)
-        agent = Agent(uid=settings.uid, disk=disk, triton=triton, session=session, server=settings.server)
+        agent = Agent(uid=settings.uid, disk=disk, triton=triton, server=settings.server)
         running = asyncio.create_task(agent.run(read_annotated(settings.podinfo)))
         runner = web.AppRunner(make_service(agent, running, uid=settings.uid, keys=settings.keys), access_log=None)
         await runner.setup()

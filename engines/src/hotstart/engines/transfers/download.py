@@ -14,13 +14,15 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
-import aiohttp
 from hotstart.engines.errors import EngineError, Reason, Retryable
 from hotstart.engines.files import READ_BYTES, write_atomically
-from hotstart.engines.transfers.ranges import Piece, make_pieces, reach, remaining
+from hotstart.engines.transfers.line import Answer, Line, Patience, Transient
+from hotstart.engines.transfers.ranges import PIECE_BYTES, Piece, make_pieces, reach, remaining
 from hotstart.exchange.messages import EngineFile
 
 log = logging.getLogger(__name__)
@@ -29,18 +31,12 @@ ATTEMPTS = 6  # of one piece
 URL_WAIT_SECONDS = 60.0  # for the operator to send URLs
 FIRST_PAUSE_SECONDS = 0.2  # doubles with each attempt
 REMEMBER_SECONDS = 1.0  # between two writes of pieces.json
-BLOCK_BYTES = 1024 * 1024  # read ahead of each stream, and written at a time
-TIMEOUT = aiohttp.ClientTimeout(total=120, connect=10, sock_read=20)
 PIECES_FILE = "pieces.json"
 REBUILD = "To build it again, delete the engine's folder in the store, then the Engine."
 
 
 class Refused(Exception):
     """The store refuses this URL: it has expired, or was signed for something else."""
-
-
-class Transient(Exception):
-    """The store did not answer, broke off, or said that it cannot just now."""
 
 
 class UrlBook:
@@ -75,12 +71,11 @@ class UrlBook:
 class Download:
     """One engine's way from the store into ``folder``. ``on_bytes`` hears how many bytes are there."""
 
-    session: aiohttp.ClientSession
     urls: UrlBook
     files: tuple[EngineFile, ...]
     folder: Path
     on_bytes: Callable[[int], None] = lambda count: None
-    timeout: aiohttp.ClientTimeout = TIMEOUT
+    patience: Patience = Patience()  # noqa: RUF009  # frozen
     first_pause: float = FIRST_PAUSE_SECONDS
     remember_seconds: float = REMEMBER_SECONDS
     _sizes: dict[str, int] = field(init=False)
@@ -157,56 +152,58 @@ class Download:
         write_atomically(self.folder / PIECES_FILE, text, sync=False)
 
     async def _work(self, todo: asyncio.Queue[Piece]) -> None:
-        while not todo.empty():
-            piece = todo.get_nowait()
-            await self._fetch(piece)
-            if piece.path in self._spoilt:  # another piece of it has just shown that this one is of an older object
-                continue
-            self._done.add(piece)
-            self._remember_soon()
-            self._advanced.set()
+        with closing(Line(self.patience)) as line:
+            while not todo.empty():
+                piece = todo.get_nowait()
+                await self._fetch(piece, line)
+                if piece.path in self._spoilt:  # another piece of it has just shown that this one is of an older object
+                    continue
+                self._done.add(piece)
+                self._remember_soon()
+                self._advanced.set()
 
-    async def _fetch(self, piece: Piece) -> None:
+    async def _fetch(self, piece: Piece, line: Line) -> None:
         """Fetches one piece, with other attempts and other URLs as needed."""
         refused, pause = "", 0.0
         for attempt in range(ATTEMPTS):
             await asyncio.sleep(pause)
             url = await self.urls.get(piece.path, refused)
-            before = self._there
+            got = 0
+
+            def count(more: int) -> None:
+                nonlocal got
+                got += more
+                self._count(more)
+
             try:
-                await self._fetch_once(piece, url)
+                await self._fetch_once(piece, url, line, count)
                 return
             except Refused as error:
                 log.info("url refused, waiting for another path=%s error=%s", piece.path, error)
                 refused, pause = url, 0.0
                 last: Exception = error
-            except (Transient, aiohttp.ClientError, TimeoutError) as error:
+            except Transient as error:
                 log.warning("fetch failed path=%s attempt=%d error=%r", piece.name, attempt + 1, error)
                 last, pause = error, self.first_pause * 2**attempt
-            self._count(before - self._there)
+            self._count(-got)
         reason = Reason.ENGINE_FETCH_FAILED if isinstance(last, Refused) else Reason.STORE_UNREACHABLE
         message = f"{piece.path} could not be fetched from the store in {ATTEMPTS} attempts, at last: {last}"
         raise Retryable(reason, message)
 
-    async def _fetch_once(self, piece: Piece, url: str) -> None:
+    async def _fetch_once(self, piece: Piece, url: str, line: Line, on_bytes: Callable[[int], None]) -> None:
         known = self._etags.get(piece.path, "")
         headers = {"Range": piece.header, **({"If-Match": known} if known else {})}
-        async with self.session.get(url, headers=headers, timeout=self.timeout, read_bufsize=BLOCK_BYTES) as response:
-            if response.status == 412:
+        answer = await line.ask("GET", url, headers)
+        try:
+            if answer.status == 412:
                 raise self._changed(piece.path)
-            _check_answer(response, piece, self._sizes[piece.path])
-            self._check_same(response.headers.get("ETag", ""), piece.path)
-            received = 0
+            _check_answer(answer, piece, self._sizes[piece.path])
+            self._check_same(answer.headers.get("ETag", ""), piece.path)
             with (self.folder / piece.path).open("r+b", buffering=0) as output:
-                output.seek(piece.start)
-                async for block in response.content.iter_chunked(BLOCK_BYTES):
-                    received += len(block)
-                    if received > piece.size:
-                        raise Transient(f"more than the {piece.size} bytes asked for")
-                    await asyncio.to_thread(output.write, block)  # so that writing and receiving share two cores
-                    self._count(len(block))
-            if received != piece.size:
-                raise Transient(f"{received} of {piece.size} bytes")
+                await line.receive(answer, output.fileno(), piece.start, piece.size, on_bytes)
+        except BaseException:
+            line.drop()  # what it still sends is nobody's
+            raise
 
     def _check_same(self, etag: str, path: str) -> None:
         """Raises EngineError where this piece is of another object than the pieces before it."""
@@ -225,17 +222,17 @@ class Download:
         digest = hashlib.sha256()
         position = 0
         pieces = {piece.start: piece for piece in make_pieces((file,))}
-        with (self.folder / file.path).open("rb") as content:
+        buffer = memoryview(bytearray(min(READ_BYTES, file.size)))
+        with (self.folder / file.path).open("rb", buffering=0) as content:
             while position < file.size:
                 ready = reach(position, pieces, self._done)
                 if ready == position:
                     self._advanced.clear()
                     await self._advanced.wait()
                     continue
-                while position < ready:
-                    block = content.read(min(READ_BYTES, ready - position))
-                    await asyncio.to_thread(digest.update, block)
-                    position += len(block)
+                ready = min(ready, position + PIECE_BYTES)  # a thread cannot be cancelled
+                await asyncio.to_thread(_hash_on, content, digest.update, buffer, ready - position)
+                position = ready
         return digest.hexdigest()
 
     def _count(self, count: int) -> None:
@@ -243,10 +240,19 @@ class Download:
         self.on_bytes(self._there)
 
 
-def _check_answer(response: aiohttp.ClientResponse, piece: Piece, size: int) -> None:
-    status = response.status
+def _hash_on(content: FileIO, update: Callable[[memoryview], None], buffer: memoryview, size: int) -> None:
+    while size:
+        read = content.readinto(buffer[: min(size, len(buffer))])
+        if not read:
+            raise OSError(errno.EIO, "the file was cut short while it was hashed")
+        update(buffer[:read])
+        size -= read
+
+
+def _check_answer(answer: Answer, piece: Piece, size: int) -> None:
+    status = answer.status
     if status == 206:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
         if total.isdigit() and int(total) != size:
             raise _wrong_size(piece.path, f"{total} bytes", size)
         return
