@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hotstart.engines.calibrate.measure import Prompts, Sweeper
 from hotstart.engines.calibrate.plan import Budget, make_plan
 from hotstart.engines.calibrate.samples import CalibrationFailed
 from hotstart.engines.calibrate.triton import OwnTriton, make_text
+from hotstart.engines.calibrate.vocabulary import read_vocabulary
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.engines.recipe import EngineLimits
 from hotstart.engines.triton.server import Installation
@@ -35,6 +37,17 @@ SERVING = ServingOptions(max_input_tokens=64, max_new_tokens=8, slo_ms=1000, sto
 def test_a_text_of_chance_is_read_as_as_many_tokens(tokens: list[int]) -> None:
     read = len(TOKENIZER.encode(make_text(TOKENIZER, tokens), add_special_tokens=False).ids)
     assert len(tokens) - 3 <= read <= len(tokens)
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_prompts_of_chance_are_as_long_as_they_are_wanted(tmp_path: Path, length: int) -> None:
+    """Whichever of thousands a sweep draws: one that is too short fails the whole calibration."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(make_tokenizer_json())
+    vocabulary, chance = read_vocabulary(path, ()), random.Random(1)
+    for _ in range(1000):
+        text = make_text(TOKENIZER, chance.choices(vocabulary, k=length))
+        assert length - 1 <= len(TOKENIZER.encode(text, add_special_tokens=False).ids) <= length
 
 
 def write_engine(folder: Path, **facts: object) -> Path:
