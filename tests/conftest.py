@@ -29,8 +29,12 @@ settings.load_profile("hotstart")
 
 
 def pytest_configure() -> None:
-    """SIGTERM ends a run as Ctrl-C does: what the fixtures started is ended too, and gets the time for it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM ends a run as Ctrl-C does: what the fixtures started is ended too, and gets the time for it.
+
+    The processes of a run are ended by SIGINT, which a shell's background job would have them ignore.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     NodeManager.EXIT_TIMEOUT = 60
 
 
