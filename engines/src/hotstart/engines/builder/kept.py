@@ -85,8 +85,11 @@ def keep(state: BuildState, what: Kept, name: str, file: Path, *, patience: floa
     except (HTTPError, OSError, ValueError) as error:
         log.warning("not kept what=%s error=%s", what, error)
         return False
-    log.info("kept for later builds what=%s status=%d bytes=%d", what, answer.status, file.stat().st_size)
-    return 200 <= answer.status < 300
+    if not 200 <= answer.status < 300:
+        log.warning("not kept: the store refuses it what=%s status=%d", what, answer.status)
+        return False
+    log.info("kept for later builds what=%s bytes=%d", what, file.stat().st_size)
+    return True
 
 
 def _download(url: str, what: Kept, target: Path) -> bool:

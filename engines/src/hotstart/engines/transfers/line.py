@@ -34,7 +34,10 @@ class Transient(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds that a store may take: to be reached, from one sign of life to the next, and for a request in all."""
+    """Seconds that a store may take: to be reached, for each step of a request, and until a received body is whole.
+
+    Sending a body is one step.
+    """
 
     connect: float = 10.0
     silence: float = 20.0
