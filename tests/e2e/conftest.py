@@ -145,7 +145,7 @@ spec:
   engine:
     runtime: ctranslate2
     quantization: int8
-    limits: {inputTokens: 96, sequenceTokens: 128}
+    limits: {batchSize: 2, inputTokens: 96, sequenceTokens: 128}
   serving:
     maxNewTokens: 8
     stop: none

@@ -30,7 +30,7 @@ def events(tenant) -> str:
     return "\n".join(f"{event['reason']}: {event['message']}" for event in found)
 
 
-def test_an_engine_with_a_flipped_bit_is_built_again_while_the_other_replica_serves(tenant) -> None:
+def test_a_flipped_bit_in_the_store_is_found_before_serving_and_the_engine_built_again(tenant) -> None:
     tenant.apply_model()
     tenant.wait_ready()
     before = ask(tenant).choices[0].text

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import openai
 import pytest
-from hotstart.demo import stage
 from hotstart.demo.kube import condition
 
 from tests.support.processes import find_process
@@ -58,27 +57,26 @@ def test_three_lines_of_the_readme_get_a_completion(settled, capsys) -> None:
     assert capsys.readouterr().out.strip()
 
 
-def test_a_wrong_secret_is_named_and_mending_it_is_enough(tenant) -> None:
-    tenant.put_secret(AWS_SECRET_ACCESS_KEY="wrong")
-    tenant.apply_model()
-
-    def refused():
-        found = condition(tenant.model(), "EngineReady")
-        return found if found.get("status") == "False" and "models-reader" in found.get("message", "") else None
-
-    assert "AWS_" in tenant.wait(refused, "EngineReady names the Secret")["message"]
-    tenant.put_secret()
-    tenant.wait_ready()
-    assert ask(tenant).choices[0].text
+def refused_for(tenant, secret: str):
+    """EngineReady once it is False for the Secret."""
+    found = condition(tenant.model(), "EngineReady")
+    return found if found.get("status") == "False" and secret in found.get("message", "") else None
 
 
-def test_a_missing_secret_is_named_and_making_it_is_enough(tenant) -> None:
-    tenant.apply_model(secretName="not-yet")
-    tenant.wait(
-        lambda: "not-yet" in condition(tenant.model(), "EngineReady").get("message", ""), "EngineReady names the Secret"
-    )
-    tenant.put_secret("not-yet")
-    tenant.wait_ready()
+def test_a_wrong_secret_is_named_and_mending_it_is_enough(settled) -> None:
+    settled.put_secret("mistyped", AWS_SECRET_ACCESS_KEY="wrong")
+    settled.apply_model(secretName="mistyped")
+    assert "AWS_" in settled.wait(lambda: refused_for(settled, "mistyped"), "EngineReady names the Secret")["message"]
+    settled.put_secret("mistyped")
+    settled.wait_ready()
+    assert ask(settled).choices[0].text
+
+
+def test_a_missing_secret_is_named_and_making_it_is_enough(settled) -> None:
+    settled.apply_model(secretName="not-yet")
+    settled.wait(lambda: refused_for(settled, "not-yet"), "EngineReady names the Secret")
+    settled.put_secret("not-yet")
+    settled.wait_ready()
 
 
 def test_a_broken_new_revision_leaves_the_old_one_serving(settled) -> None:
@@ -113,22 +111,3 @@ def test_triton_killed_in_a_serving_pod_comes_back(settled) -> None:
     settled.wait_ready()
     assert settled.wait(lambda: ask(settled).choices[0].text, "a completion after the restart")
     assert [pod["metadata"]["name"] for pod in settled.pods()] == [name], "the pod itself stayed"
-
-
-def test_a_flipped_bit_in_the_store_is_found_before_serving(tenant) -> None:
-    tenant.apply_model()
-    tenant.wait_ready()
-    s3 = stage.make_client(tenant.platform.cluster)
-    (engine,) = tenant.kube.items("engines", tenant.namespace)
-    uid = tenant.kube.get("namespaces", tenant.namespace)["metadata"]["uid"]
-    key = f"engines/{uid}/{engine['spec']['key']}/model.bin"
-    body = bytearray(s3.get_object(Bucket=stage.STORE_BUCKET, Key=key)["Body"].read())
-    body[len(body) // 2] ^= 1
-    s3.put_object(Bucket=stage.STORE_BUCKET, Key=key, Body=bytes(body))
-
-    tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
-    tenant.wait(
-        lambda: tenant.kube.items("events", tenant.namespace, fields="reason=EngineCorrupt"),
-        "an event says EngineCorrupt",
-    )
-    assert ask(tenant).choices[0].text

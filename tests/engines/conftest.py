@@ -21,7 +21,7 @@ from hotstart.engines.builder.cli import run_build, run_convert, run_inspect
 from hotstart.engines.builder.log_tail import LogTail
 from hotstart.engines.builder.settings import BuildSettings, make_build_settings
 from hotstart.engines.key import key_inputs, make_key
-from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineRecipe
+from hotstart.engines.recipe import CTRANSLATE2_TOOLCHAIN, EngineLimits, EngineRecipe
 from hotstart.engines.store import S3EngineStore
 from hotstart.exchange.messages import ServingOptions
 from hotstart.exchange.names import KEYS_FILE
@@ -32,7 +32,8 @@ from tests.support.ports import free_port
 from tests.support.scripted_operator import ScriptedOperator
 
 SERVING = ServingOptions(max_input_tokens=96, max_new_tokens=32)
-RECIPE = EngineRecipe(CTRANSLATE2_TOOLCHAIN, dtype="float32", quantization="int8")
+LIMITS = EngineLimits(batch_size=1, input_tokens=96, sequence_tokens=128)  # few at once: few steps to calibrate
+RECIPE = EngineRecipe(CTRANSLATE2_TOOLCHAIN, dtype="float32", quantization="int8", limits=LIMITS)
 END_SECONDS = 60
 
 

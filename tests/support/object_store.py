@@ -83,7 +83,7 @@ class ObjectStore:
         """Every file directly in ``folder``, as ``prefix`` + its name."""
         client = self.client()
         for path in sorted(folder.iterdir()):
-            client.upload_file(str(path), bucket, f"{prefix}{path.name}")
+            client.put_object(Bucket=bucket, Key=f"{prefix}{path.name}", Body=path.read_bytes())
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         """Names of the objects, sorted."""
