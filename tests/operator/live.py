@@ -62,9 +62,10 @@ class Process:
             self.popen.send_signal(signal.SIGKILL)
         self.popen.wait()
 
-    def terminate(self) -> int:
+    async def terminate(self) -> int:
+        """It ends in peace, while the test's pods and routers go on to answer; its exit status."""
         self.popen.terminate()
-        return self.popen.wait(timeout=30)
+        return await asyncio.to_thread(self.popen.wait, 30)
 
 
 @dataclass

@@ -84,7 +84,7 @@ async def test_one_of_two_leads_and_hands_over_at_its_end(stage):
     holder = await until(stage.holder, "one leads")
     leader, other = (first, second) if holder.startswith("op-1_") else (second, first)
     await until(lambda: answers(other.port), "the standby is ready")
-    assert leader.terminate() == 0
+    assert await leader.terminate() == 0
     await until(lambda: changed(stage, holder), "the other leads")
     assert other.popen.poll() is None
 

@@ -63,7 +63,7 @@ async def two_pods(stage) -> bool:
 async def test_a_paused_operator_says_so_and_makes_no_pod(stage) -> None:
     first = stage.start("op-1")
     await stage.make_ready()
-    assert first.terminate() == 0
+    assert await first.terminate() == 0
     change = {"spec": {"scaling": {"mode": "External"}, "replicas": 2}}
     await stage.cluster.patch("CompletionModel", stage.models, "m", change)
     paused = stage.start("op-2", HOTSTART_MANAGEMENT="Paused")
@@ -71,6 +71,6 @@ async def test_a_paused_operator_says_so_and_makes_no_pod(stage) -> None:
     stage.routes.clear()
     await until(lambda: stage.routes, "routers are told of their models")
     assert len(await stage.serving_pods()) == 1
-    assert paused.terminate() == 0
+    assert await paused.terminate() == 0
     stage.start("op-3")
     await until(lambda: two_pods(stage), "what was wanted meanwhile is done")

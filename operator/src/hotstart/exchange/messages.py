@@ -17,7 +17,7 @@ PROTOCOL = 1
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 # ---------------------------------------------------------------------------------------------- serving options

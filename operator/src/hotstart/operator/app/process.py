@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,9 +39,7 @@ async def run(settings: Settings) -> int:
         Terminal: there is no way to go on; the message says why.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    listen_for_signals(stop)
     api: Any = await connect()
     vitals = Vitals()
     runner = await serve_health(settings.port, lambda: vitals.is_alive(), lambda: True)
@@ -49,6 +48,22 @@ async def run(settings: Settings) -> int:
     finally:
         await runner.cleanup()
         await api.close()
+
+
+def listen_for_signals(stop: asyncio.Event) -> None:
+    """Sets ``stop`` at SIGTERM and SIGINT, which a thread waits for: the loop's handlers are no place for ours.
+
+    kopf puts its own there, at which it ends its watches and then waits 5 s for our tasks, which do not end by
+    themselves (kopf 1.45, `_core/reactor/running.py`): so long nobody would lead.
+    """
+    numbers, loop = (signal.SIGTERM, signal.SIGINT), asyncio.get_running_loop()
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def listen() -> None:
+        signal.sigwait(numbers)
+        loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
 
 
 async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.Event, vitals: Vitals) -> int:
