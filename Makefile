@@ -12,6 +12,7 @@ LOCK   := --generate-hashes --no-emit-index-url --no-header --universal --python
 LOCKED := $(wildcard requirements/*.lock)
 
 export PATH := $(PATH):$(CURDIR)/$(BIN)
+export PYTHONDONTWRITEBYTECODE :=  # a test run starts Python hundreds of times
 
 .PHONY: help
 help: ## This list
