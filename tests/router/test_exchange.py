@@ -81,19 +81,6 @@ async def test_a_client_that_leaves_before_the_slo_is_censored(bench: Bench, tri
     assert sum(second.cancelled for second in seconds) == 1
 
 
-async def test_the_report_says_what_is_in_flight_and_queued_now(bench: Bench, triton: FakeTriton) -> None:
-    route = make_route(triton, cap=1)
-    await bench.operator.send(route)
-    await bench.answering(1)
-    posts = [asyncio.create_task(read(bench, prompt=script(steps=1000, step_ms=10))) for _ in range(3)]
-    await until(lambda: bench.lane.queued == 2)
-    report = await bench.operator.send(route)
-    assert (report.in_flight, report.queued, report.pod_uid) == ({MODEL: 1}, {MODEL: 2}, UID)
-    for post in posts:
-        post.cancel()
-    await until(lambda: bench.lane.in_flight == 0)
-
-
 async def test_older_routes_are_ignored(bench: Bench, triton: FakeTriton) -> None:
     await bench.serve(triton)
     bench.operator.generation = 9

@@ -48,7 +48,6 @@ def test_only_the_last_check_lets_a_pod_take_requests(checks: list[Check]) -> No
     for check in checks:
         health = next_health(health, check)
     assert health.answering == (checks[-1] is READY)
-    assert health.unreachable == (checks[-1] is not READY)
     if health.state is Health.LOST:
         assert checks[-LOST_AFTER_MISSES:] == [NO_ANSWER] * LOST_AFTER_MISSES
 

@@ -179,9 +179,6 @@ class RouterReport(Message):
     generation: int
     cursor: int
     seconds: tuple[ModelSecond, ...] = ()
-    in_flight: dict[str, int] = Field(default_factory=dict)
-    queued: dict[str, int] = Field(default_factory=dict)
-    unreachable: tuple[str, ...] = ()  # pods that stopped answering
 
 
 # ----------------------------------------------------------------------------------------------------- builder

@@ -107,11 +107,6 @@ class Router:
             generation=self.table.generation,
             cursor=max(cursor, until),
             seconds=tuple(seconds),
-            in_flight={name: lane.in_flight for name, lane in self.lanes.items()},
-            queued={name: lane.queued for name, lane in self.lanes.items()},
-            unreachable=tuple(
-                pod.pod for lane in self.lanes.values() for pod in lane.pods.values() if pod.health.unreachable
-            ),
         )
 
     async def close(self) -> None:

@@ -40,10 +40,6 @@ class PodHealth:
     def answering(self) -> bool:
         return self.state is Health.ANSWERING
 
-    @property
-    def unreachable(self) -> bool:
-        return self.state in (Health.SILENT, Health.LOST)
-
 
 def next_health(health: PodHealth, check: Check) -> PodHealth:
     """The state after one more check."""
