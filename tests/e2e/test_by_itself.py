@@ -90,6 +90,11 @@ def test_a_cordoned_node_is_left_only_once_there_is_another(settled, cordoned_la
     assert ask(settled).choices[0].text
     assert condition(settled.model(), "EndpointReady")["status"] == "True"
 
+    def told() -> bool:
+        return "No node takes" in condition(settled.model(), "Progressing").get("message", "")
+
+    settled.wait(told, "status says what waits")
+
 
 def is_unschedulable(pod) -> bool:
     conditions = pod.get("status", {}).get("conditions", ())

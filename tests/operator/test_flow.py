@@ -376,6 +376,8 @@ async def test_a_cordoned_node_is_left_before_it_is_drained(world):
     (pod,) = world.pods()
     world.cluster.change("Pod", pod["metadata"]["name"], {"spec": {"nodeName": "n1"}})
     world.cluster.change("Node", "n1", {"spec": {"unschedulable": True}})
+    await world.run_until(lambda: world.conditions()["Progressing"]["reason"] == "RollingOut")
+    assert "off a cordoned node" in world.conditions()["Progressing"]["message"]
     fewest = 1
     for _ in range(15):
         await world.run(1)
@@ -383,6 +385,7 @@ async def test_a_cordoned_node_is_left_before_it_is_drained(world):
     assert fewest == 1
     assert [p["metadata"]["uid"] for p in world.pods()] != [pod["metadata"]["uid"]]
     assert len(world.pods()) == 1
+    assert world.conditions()["Progressing"]["reason"] == "UpToDate"
 
 
 async def test_paused_writes_nothing_but_status(world):

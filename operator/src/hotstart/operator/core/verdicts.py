@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from hotstart.engines.pod_agent.load_failures import find_known_failure
@@ -190,9 +190,17 @@ def judge_scaling(model: CompletionModel, decision: ScaleDecision | None) -> Ver
 
 
 def judge_progress(
-    model: CompletionModel, engine: Verdict, workload: Verdict, pods: Iterable[PodFacts], target: Target | None
+    model: CompletionModel,
+    engine: Verdict,
+    workload: Verdict,
+    pods: Iterable[PodFacts],
+    target: Target | None,
+    now: float,
+    *,
+    cordoned: Collection[str] = (),
+    gpus: GpuVerdict | None = None,
 ) -> Verdict:
-    """Progressing: something is under way to what the spec wants."""
+    """Progressing: something is under way to what the spec wants. ``cordoned``: nodes that pods are to leave."""
     kind = ConditionType.PROGRESSING
     if model.spec.management is Management.PAUSED:
         return Verdict(kind, False, Reason.PAUSED, "management is Paused: nothing is written for this model.")
@@ -204,6 +212,11 @@ def judge_progress(
         return Verdict(kind, engine.reason not in STUCK, engine.reason, "")
     if workload.holds is not True:
         return Verdict(kind, True, workload.reason, "")
+    leaving = sum(pod.node in cordoned for pod in live)
+    if target is not None and leaving:
+        waits = find_pod_failure(live, CrashRecord(), now, gpus)
+        text = "1 pod moves off a cordoned node." if leaving == 1 else f"{leaving} pods move off cordoned nodes."
+        return Verdict(kind, True, Reason.ROLLING_OUT, f"{text} {waits.message}" if waits else text)
     return Verdict(kind, False, Reason.UP_TO_DATE, "All is as wanted.")
 
 
