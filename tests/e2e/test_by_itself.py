@@ -75,7 +75,7 @@ def cordoned_later(platform):
     platform.kube.run("kubectl", "uncordon", name)
 
 
-def test_a_cordoned_node_is_left_only_once_there_is_another(settled, cordoned_later) -> None:
+def test_a_cordoned_node_is_left_only_once_there_is_another(cordoned_later, settled) -> None:
     settled.apply_model()
     settled.wait_ready()
     (pod,) = settled.pods()
