@@ -197,8 +197,8 @@ def judge_progress(
     target: Target | None,
     now: float,
     *,
-    cordoned: Collection[str] = (),
-    gpus: GpuVerdict | None = None,
+    cordoned: Collection[str],
+    gpus: GpuVerdict | None,
 ) -> Verdict:
     """Progressing: something is under way to what the spec wants. ``cordoned``: nodes that pods are to leave."""
     kind = ConditionType.PROGRESSING
