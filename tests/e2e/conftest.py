@@ -86,10 +86,10 @@ def put_checkpoint(s3: Any, folder: Path, prefix: str, *, seed: int) -> None:
 
 
 class Tenant:
-    """One namespace with the `restricted` standard, and the models in it."""
+    """One namespace with the `restricted` standard, and a model in it."""
 
-    def __init__(self, platform: Platform, namespace: str) -> None:
-        self.platform, self.kube, self.namespace = platform, platform.kube, namespace
+    def __init__(self, platform: Platform, namespace: str, name: str = "tiny") -> None:
+        self.platform, self.kube, self.namespace, self.name = platform, platform.kube, namespace, name
 
     def put_secret(self, name: str = "models-reader", **changes: str) -> None:
         """The Secret that reads checkpoints."""
@@ -102,37 +102,50 @@ class Tenant:
         }
         self.kube.apply(stage.secret_yaml(name, self.namespace, values | changes))
 
-    def apply_model(self, name: str = "tiny", **changes: str) -> None:
+    def with_model(self, name: str) -> Tenant:
+        """The same namespace, with another model."""
+        return Tenant(self.platform, self.namespace, name)
+
+    def apply_model(self, **changes: str) -> None:
         """The tiny model; ``changes`` replace the values of lines of MODEL by their field's name."""
         text = MODEL
-        for field, value in {"name": name, **changes}.items():
+        for field, value in {"name": self.name, **changes}.items():
             text, count = re.subn(rf"\b{field}: [^,}}\n]+", f"{field}: {value}", text, count=1)
             assert count == 1, f"no field {field} in the model of the tests"
         self.kube.run("kubectl", "apply", "-n", self.namespace, "-f", "-", stdin=text)
 
-    def model(self, name: str = "tiny") -> dict[str, Any]:
+    def scale_model(self, replicas: int) -> None:
+        """As a person or an autoscaler does it."""
+        self.kube.run("kubectl", "scale", "completionmodel", self.name, "-n", self.namespace, f"--replicas={replicas}")
+
+    def delete_model(self) -> None:
+        """Its pods end while the next test begins."""
+        self.kube.run("kubectl", "delete", "completionmodel", self.name, "-n", self.namespace)
+
+    def model(self) -> dict[str, Any]:
         """The CompletionModel as it stands."""
-        found = self.kube.get("completionmodels", name, self.namespace)
-        assert found is not None, f"no CompletionModel {name}"
+        found = self.kube.get("completionmodels", self.name, self.namespace)
+        assert found is not None, f"no CompletionModel {self.name}"
         return found
 
-    def pods(self, component: str = "serving") -> list[dict[str, Any]]:
-        """The namespace's pods of a component."""
-        return self.kube.items("pods", self.namespace, labels=f"app.kubernetes.io/component={component}")
+    def pods(self) -> list[dict[str, Any]]:
+        """The model's serving pods."""
+        labels = f"app.kubernetes.io/component=serving,hotstart.dev/model={self.name}"
+        return self.kube.items("pods", self.namespace, labels=labels)
 
     def wait(self, what: Callable[[], Any], why: str, *, patience: float = PATIENCE_SECONDS) -> Any:
         """As Platform.wait, with this namespace's word on the cause."""
         return self.platform.wait(what, why, namespaces=(self.namespace,), patience=patience)
 
-    def wait_ready(self, name: str = "tiny", replicas: int = 1) -> dict[str, Any]:
+    def wait_ready(self, replicas: int = 1) -> dict[str, Any]:
         """The model once it is Ready with that many ready replicas."""
 
         def there() -> dict[str, Any] | None:
-            model = self.model(name)
+            model = self.model()
             ready = model.get("status", {}).get("readyReplicas", 0)
             return model if is_ready(model) and ready == replicas else None
 
-        found: dict[str, Any] = self.wait(there, f"{name} is Ready with {replicas} replicas")
+        found: dict[str, Any] = self.wait(there, f"{self.name} is Ready with {replicas} replicas")
         return found
 
 
@@ -179,14 +192,24 @@ def tenant(platform: Platform) -> Iterator[Tenant]:
 
 @pytest.fixture(scope="session")
 def home(platform: Platform) -> Iterator[Tenant]:
-    """The namespace of ``settled``."""
+    """A namespace whose engine is built once, for the first test that asks for it."""
     with make_tenant(platform) as tenant:
+        tenant.apply_model()
         yield tenant
 
 
 @pytest.fixture
+def serving(home: Tenant) -> Tenant:
+    """A model with one replica, the same for all tests: each leaves it as it was."""
+    home.wait_ready()
+    home.wait(lambda: len(home.pods()) == 1, "the model has one pod")
+    return home
+
+
+@pytest.fixture
 def settled(home: Tenant) -> Iterator[Tenant]:
-    """A tenant whose engine stands since the first test that asked for one; its models go with the test."""
-    yield home
-    home.kube.run("kubectl", "delete", "completionmodels", "--all", "-n", home.namespace)
-    home.wait(lambda: not home.pods(), "the model's pods are gone")
+    """A name for a model of the test's own, beside the engine that it needs."""
+    home.wait_ready()
+    tenant = home.with_model(f"tiny-{uuid.uuid4().hex[:8]}")
+    yield tenant
+    tenant.delete_model()

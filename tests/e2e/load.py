@@ -21,7 +21,7 @@ class Load:
     def __init__(self, tenant, *, rate: float, at_least: int = 0) -> None:
         self._tenant, self._rate, self._at_least = tenant, rate, at_least
         self._plan = make_constant_plan(
-            tenant.platform.url, f"{tenant.namespace}/tiny", rate=rate, duration=LONGEST_SECONDS, max_tokens=4
+            tenant.platform.url, f"{tenant.namespace}/{tenant.name}", rate=rate, duration=LONGEST_SECONDS, max_tokens=4
         )
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._started = threading.Event()
@@ -81,7 +81,7 @@ class Clients:
 
     def _ask(self) -> None:
         client = openai.OpenAI(base_url=f"{self._tenant.platform.url}/v1", api_key="none", max_retries=0, timeout=60)
-        model = f"{self._tenant.namespace}/tiny"
+        model = f"{self._tenant.namespace}/{self._tenant.name}"
         while not self._ended.is_set():
             try:
                 answer = client.completions.create(model=model, prompt="def add(left, right):", max_tokens=8)

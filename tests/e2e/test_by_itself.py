@@ -35,7 +35,7 @@ def test_a_flipped_bit_in_the_store_is_found_before_serving_and_the_engine_built
     tenant.wait_ready()
     before = ask(tenant).choices[0].text
     damage(tenant)
-    tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=2")
+    tenant.scale_model(2)
     tenant.wait(lambda: "EngineCorrupt: The engine is damaged in the store" in events(tenant), "an event says why")
     assert ask(tenant).choices[0].text == before, "what serves goes on"
     tenant.wait_ready(replicas=2)
@@ -44,26 +44,24 @@ def test_a_flipped_bit_in_the_store_is_found_before_serving_and_the_engine_built
     assert engine["status"]["attempts"] == 2
 
 
-def test_the_only_replica_is_not_evicted(settled) -> None:
-    settled.apply_model()
-    settled.wait_ready()
-    (pod,) = settled.pods()
+def test_the_only_replica_is_not_evicted(serving) -> None:
+    (pod,) = serving.pods()
     name = pod["metadata"]["name"]
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": settled.namespace}}
-    path = f"/api/v1/namespaces/{settled.namespace}/pods/{name}/eviction"
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": serving.namespace}}
+    path = f"/api/v1/namespaces/{serving.namespace}/pods/{name}/eviction"
 
     def refused() -> str:
         try:
-            settled.kube.run("kubectl", "create", "--raw", f"{path}?dryRun=All", "-f", "-", stdin=json.dumps(body))
+            serving.kube.run("kubectl", "create", "--raw", f"{path}?dryRun=All", "-f", "-", stdin=json.dumps(body))
         except StepFailed as failure:
             return str(failure)
         return ""
 
-    assert "disruption budget" in settled.wait(refused, "the PodDisruptionBudget counts the pod")
+    assert "disruption budget" in serving.wait(refused, "the PodDisruptionBudget counts the pod")
     with pytest.raises(StepFailed, match="disruption budget"):
-        settled.kube.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
-    assert [pod["metadata"]["name"] for pod in settled.pods()] == [name]
-    assert ask(settled).choices[0].text
+        serving.kube.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
+    assert [pod["metadata"]["name"] for pod in serving.pods()] == [name]
+    assert ask(serving).choices[0].text
 
 
 @pytest.fixture

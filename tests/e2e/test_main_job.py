@@ -19,9 +19,9 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 PROMPT = "def add(left, right):\n    return"
 
 
-def ask(tenant, name="tiny", **options):
+def ask(tenant, **options):
     client = openai.OpenAI(base_url=f"{tenant.platform.url}/v1", api_key="none", max_retries=0, timeout=60)
-    model = f"{tenant.namespace}/{name}"
+    model = f"{tenant.namespace}/{tenant.name}"
     return client.completions.create(**{"model": model, "prompt": PROMPT, "max_tokens": 8, "temperature": 0, **options})
 
 
@@ -29,30 +29,26 @@ def build_jobs(tenant):
     return tenant.kube.items("jobs", tenant.namespace, labels="app.kubernetes.io/component=build")
 
 
-def test_a_model_is_built_once_and_answers(tenant) -> None:
-    tenant.apply_model()
-    model = tenant.wait_ready()
-    answer = ask(tenant)
+def test_a_model_is_built_once_and_answers(serving, settled) -> None:
+    answer = ask(serving)
     assert answer.choices[0].text
     assert 0 < answer.usage.completion_tokens <= 8
-    streamed = [chunk.choices[0].text for chunk in ask(tenant, stream=True) if chunk.choices]
+    streamed = [chunk.choices[0].text for chunk in ask(serving, stream=True) if chunk.choices]
     assert "".join(streamed) == answer.choices[0].text
-    assert model["status"]["builds"] == 1
+    assert serving.model()["status"]["builds"] == 1
 
-    tenant.apply_model("second")
-    tenant.wait_ready("second")
-    assert ask(tenant, "second").choices[0].text == answer.choices[0].text
-    assert len(build_jobs(tenant)) == 1, "the second model on the same checkpoint and recipe builds nothing"
-    assert len(tenant.kube.items("engines", tenant.namespace)) == 1
-
-
-def test_three_lines_of_the_readme_get_a_completion(settled, capsys) -> None:
     settled.apply_model()
     settled.wait_ready()
+    assert ask(settled).choices[0].text == answer.choices[0].text
+    assert len(build_jobs(serving)) == 1, "the second model on the same checkpoint and recipe builds nothing"
+    assert len(serving.kube.items("engines", serving.namespace)) == 1
+
+
+def test_three_lines_of_the_readme_get_a_completion(serving, capsys) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     code = next(block for block in blocks if "openai" in block)
-    code = re.sub(r'base_url="[^"]+"', f'base_url="{settled.platform.url}/v1"', code)
-    code = re.sub(r'model="[^"]+"', f'model="{settled.namespace}/tiny"', code)
+    code = re.sub(r'base_url="[^"]+"', f'base_url="{serving.platform.url}/v1"', code)
+    code = re.sub(r'model="[^"]+"', f'model="{serving.namespace}/{serving.name}"', code)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
@@ -79,35 +75,32 @@ def test_a_missing_secret_is_named_and_making_it_is_enough(settled) -> None:
     settled.wait_ready()
 
 
-def test_a_broken_new_revision_leaves_the_old_one_serving(settled) -> None:
-    settled.apply_model()
-    settled.wait_ready()
-    before = [pod["metadata"]["uid"] for pod in settled.pods()]
-    settled.apply_model(uri='"s3://models/nothing-here/"')
-    settled.wait(
-        lambda: "nothing-here" in condition(settled.model(), "EngineReady").get("message", ""),
+def test_a_broken_new_revision_leaves_the_old_one_serving(serving) -> None:
+    before = [pod["metadata"]["uid"] for pod in serving.pods()]
+    serving.apply_model(uri='"s3://models/nothing-here/"')
+    serving.wait(
+        lambda: "nothing-here" in condition(serving.model(), "EngineReady").get("message", ""),
         "EngineReady names the empty prefix",
     )
-    assert ask(settled).choices[0].text
-    assert [pod["metadata"]["uid"] for pod in settled.pods()] == before
-    settled.apply_model()
-    settled.wait_ready()
-    assert [pod["metadata"]["uid"] for pod in settled.pods()] == before
+    assert ask(serving).choices[0].text
+    assert [pod["metadata"]["uid"] for pod in serving.pods()] == before
+    serving.apply_model()
+    serving.wait_ready()
+    assert [pod["metadata"]["uid"] for pod in serving.pods()] == before
 
 
-def test_triton_killed_in_a_serving_pod_comes_back(settled) -> None:
-    settled.apply_model()
-    settled.wait_ready()
-    (pod,) = settled.pods()
+def test_triton_killed_in_a_serving_pod_comes_back(serving) -> None:
+    (pod,) = serving.pods()
     name = pod["metadata"]["name"]
 
     def restarts() -> int:
-        found = settled.kube.get("pods", name, settled.namespace)
+        found = serving.kube.get("pods", name, serving.namespace)
         statuses = {s["name"]: s for s in (found or {}).get("status", {}).get("containerStatuses", ())}
         return statuses.get("triton", {}).get("restartCount", 0)
 
+    before = restarts()
     os.kill(find_process(pod["metadata"]["uid"], "tritonserver"), signal.SIGKILL)
-    settled.wait(lambda: restarts() >= 1, "Triton's container was restarted")
-    settled.wait_ready()
-    assert settled.wait(lambda: ask(settled).choices[0].text, "a completion after the restart")
-    assert [pod["metadata"]["name"] for pod in settled.pods()] == [name], "the pod itself stayed"
+    serving.wait(lambda: restarts() > before, "Triton's container was restarted")
+    serving.wait_ready()
+    assert serving.wait(lambda: ask(serving).choices[0].text, "a completion after the restart")
+    assert [pod["metadata"]["name"] for pod in serving.pods()] == [name], "the pod itself stayed"

@@ -34,7 +34,7 @@ def written_by_operator(tenant) -> dict[str, str]:
 
 
 def scale_down(tenant) -> None:
-    tenant.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", tenant.namespace, "--replicas=1")
+    tenant.scale_model(1)
     tenant.wait(lambda: len(tenant.pods()) == 1, "one pod is left")
 
 
@@ -69,7 +69,7 @@ def test_2000_requests_through_scale_down_a_change_of_the_pod_template_and_a_kil
         kill_the_leader(settled)
         load.wait_for_answers()
         assert [pod["metadata"]["uid"] for pod in settled.pods()] == pods
-        settled.kube.run("kubectl", "scale", "completionmodel", "tiny", "-n", settled.namespace, "--replicas=2")
+        settled.scale_model(2)
         settled.wait_ready(replicas=2)  # so the new leader has reconciled the model
         after = written_by_operator(settled)
         assert {name: after[name] for name in written} == written, "where all is well it writes nothing"
