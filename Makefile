@@ -71,12 +71,14 @@ test demo bench: override CONTAINER_TOOL := buildah
 images: $(if $(filter buildah,$(CONTAINER_TOOL)),machine) ## Build the container images (CONTAINER_TOOL: buildah, docker or podman)
 	@CONTAINER_TOOL=$(CONTAINER_TOOL) images/build
 
-# Two processes share the tests (tests/conftest.py says how): much of them is waiting.
-BY_TWO := -n 2 --no-loadscope-reorder
+# Three processes share the tests (tests/conftest.py says how): much of them is waiting. Two cores are enough when no
+# network of the tests takes both: threads that wait for each other spin.
+TOGETHER := -n 3 --no-loadscope-reorder
+test: export OMP_NUM_THREADS := 1
 
 .PHONY: test
 test: setup torch check machine programs images ## All tests that CI runs
-	@$(BIN)/python -m pytest tests $(BY_TWO) --durations=20
+	@$(BIN)/python -m pytest tests $(TOGETHER) --durations=20
 
 .PHONY: test-fast
 test-fast: setup torch ## Only the tests that need no cluster

@@ -47,7 +47,7 @@ class ByFile(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
-    """`make test` runs two processes."""
+    """`make test` runs three processes."""
     return ByFile(config, log)
 
 
