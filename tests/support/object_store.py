@@ -26,12 +26,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from hotstart.cluster import private_tmp
 from hotstart.engines.s3 import StorePlace
 
-from tests.support.ports import CLIENTS_FROM, free_port, is_free
+from tests.support.ports import free_port
 
 START_SECONDS = 60
-GRPC_ABOVE = 10_000
 REGION = "us-east-1"
-_PORTS = ("master.port", "volume.port", "filer.port", "s3.port")
+_PORTS = tuple(f"{part}.{port}" for part in ("master", "volume", "filer", "s3") for port in ("port.grpc", "port"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class ObjectStore:
 @contextmanager
 def start_object_store(folder: Path, *, port: int | None = None) -> Iterator[ObjectStore]:
     """Runs a store with its data under ``folder`` until the block ends; ``port`` None takes a free one."""
-    ports = _free_ports(len(_PORTS))
+    ports = [free_port() for _ in _PORTS]
     ports[-1] = ports[-1] if port is None else port
     store = ObjectStore("http://127.0.0.1" if port == 80 else f"http://127.0.0.1:{ports[-1]}")
     (folder / "s3.json").write_text(json.dumps(_identities(store)))
@@ -156,13 +155,3 @@ def _wait_until_usable(store: ObjectStore, process: subprocess.Popen[bytes], log
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
                 raise RuntimeError(f"SeaweedFS did not start ({error}):\n{tail}") from error
             time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free together with the one 10,000 above, which SeaweedFS takes for gRPC."""
-    found: list[int] = []
-    while len(found) < count:
-        port = free_port()
-        if port + GRPC_ABOVE < CLIENTS_FROM and is_free(port + GRPC_ABOVE):
-            found.append(port)
-    return found
