@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hotstart.exchange.messages import RouterReport, RouterRequest
 from hotstart.operator.core.recipe import POD_QUEUE
 from hotstart.operator.core.routes import share_of
 from hotstart.operator.reconcile.routing import RouterPod, make_router_pod
+from hotstart.router.routes import RouteTable, decide_table, make_table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +51,40 @@ async def test_a_pod_is_not_sent_more_than_it_lets_wait(world: World) -> None:
     await world.run_until(world.is_ready)
     workers = 1
     assert caps(world) == {workers + POD_QUEUE}
+
+
+async def test_a_leader_whose_clock_is_behind_gives_its_routes_to_the_routers_too(world: World) -> None:
+    table = RouteTable()
+
+    async def ask_router(address: str, uid: str, request: RouterRequest) -> RouterReport:
+        nonlocal table
+        table = decide_table(table, make_table(request))
+        return RouterReport(pod_uid=uid, generation=table.generation, cursor=request.cursor)
+
+    world.agents.ask_router = ask_router
+    world.clock.seconds += 25  # as far as the exchange allows
+    world.apply()
+    await world.run_until(lambda: world.pods() and world.pods()[0].get("status", {}).get("phase") == "Running")
+    assert not any(route.endpoints for route in table.routes.values())
+    world.clock.seconds -= 25
+    world.restart()
+    await world.run_until(world.is_ready)
+    await world.run(5)
+    [route] = table.routes.values()
+    assert [endpoint.pod for endpoint in route.endpoints] == [world.pods()[0]["metadata"]["name"]]
+
+
+async def test_a_model_that_cannot_be_read_any_longer_keeps_its_route_to_the_pods_that_stand(world: World) -> None:
+    world.apply(replicas=2)
+    await world.run_until(lambda: [len(route.endpoints) for route in world.agents.routes] == [2])
+    [before] = world.agents.routes
+    world.cluster.change("CompletionModel", "m", {"spec": {"slo": {"latency": "no time"}}})
+    await world.run(5)
+    assert world.conditions()["Ready"]["reason"] == "InvalidSpec"
+    assert world.agents.routes == (before,)
+    gone, stays = before.endpoints
+    world.cluster.drop("Pod", gone.pod)
+    await world.run_until(lambda: world.agents.routes[0].endpoints == (stays,))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from hotstart.exchange.client import ExchangeClient, ExchangeFailed
 from hotstart.exchange.messages import Endpoint, ModelRoute, ModelSecond, RouterReport, RouterRequest
 from hotstart.exchange.signing import make_signing_key
+from hotstart.router.core import Router
 from hotstart.router.routes import RouteTable, decide_table, diff_endpoints, diff_routes, make_table
 from hotstart.router.state_file import load_routes, save_routes
 from hypothesis import given
@@ -124,6 +125,20 @@ async def test_a_pod_that_leaves_the_routes_finishes_what_it_has_and_gets_nothin
     await until(lambda: one.streams == 0)
 
 
+async def test_a_pod_that_was_out_of_the_routes_for_a_moment_gets_no_more_than_its_cap(
+    bench: Bench, triton: FakeTriton
+) -> None:
+    await bench.serve(triton, cap=2)
+    requests = [asyncio.create_task(read(bench, prompt=script(steps=30, step_ms=10))) for _ in range(2)]
+    await until(lambda: len(triton.running) == 2)
+    await bench.operator.send(make_route(coming=True))
+    await bench.serve(triton, cap=2)
+    requests += [asyncio.create_task(read(bench)) for _ in range(2)]
+    await until(lambda: bench.lane.queued == 2)
+    assert await asyncio.gather(*requests) == [200] * 4
+    assert triton.most_running == 2
+
+
 async def test_it_goes_on_with_the_last_routes_when_the_operator_is_gone(bench: Bench, triton: FakeTriton) -> None:
     await bench.serve(triton)
     await bench.operator.client._session.close()
@@ -232,9 +247,24 @@ def test_saved_routes_are_loaded_as_they_were(tmp_path_factory: pytest.TempPathF
     assert load_routes(path) == table
 
 
-def test_the_report_of_a_router_without_routes_is_empty(tmp_path: Path) -> None:
-    from hotstart.router.core import Router
+async def test_a_router_whose_clock_is_put_back_reports_on_from_there() -> None:
+    now = 10_000.5
+    router = Router(pod_uid="u", wall=lambda: now)
+    await router.answer(RouterRequest(generation=1, routes=(make_route(),)))
+    lane, cursor = router.lanes[MODEL], 0
+    arrived: list[tuple[int, int]] = []
+    for step in (*[1] * 5, -20, *[1] * 5):
+        lane.book.arrive(now)
+        now += step
+        report = router.report(cursor)
+        arrived += [(second.second, second.arrivals) for second in report.seconds]
+        cursor = report.cursor
+    await router.close()
+    # What came in the second of the step counts where the clock stands now.
+    assert arrived == [*((10_000 + n, 1) for n in range(5)), (9_985, 2), *((9_986 + n, 1) for n in range(4))]
 
+
+def test_the_report_of_a_router_without_routes_is_empty(tmp_path: Path) -> None:
     report = asyncio.run(_report(Router(pod_uid="u", wall=lambda: 100.5)))
     assert (report.generation, report.cursor, report.seconds) == (-1, 99, ())
     assert time.time() > report.cursor

@@ -123,6 +123,15 @@ async def test_a_body_that_is_too_large_is_a_413(bench: Bench, triton: FakeTrito
     assert triton.seen == []
 
 
+async def test_a_body_that_is_not_in_the_encoding_it_names_is_a_400(bench: Bench, triton: FakeTriton) -> None:
+    await bench.serve(triton)
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with bench.http.post("/v1/completions", data=b'{"model": "no gzip"}', headers=headers) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "invalid_body"
+    assert triton.seen == []
+
+
 async def test_unknown_urls_and_methods_have_the_same_shape(bench: Bench) -> None:
     async with bench.http.get("/v1/nonesuch") as response:
         assert response.status == 404 and (await response.json())["error"]["code"] == "unknown_url"

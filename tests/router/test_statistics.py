@@ -84,12 +84,29 @@ def test_seconds_are_kept_ten_minutes() -> None:
     assert read_all(book, now + 10 * KEPT_SECONDS) == []
 
 
-def test_a_clock_that_goes_back_stands() -> None:
+def test_a_clock_that_goes_back_a_little_stands() -> None:
     book = ModelBook("n/m", START)
     book.set_levels(START, in_flight=1, queued=0)
-    book.set_levels(START - 50, in_flight=1, queued=0)
+    book.set_levels(START - 0.5, in_flight=1, queued=0)
     [first, *_] = read_all(book, START + 1)
     assert first.in_flight_sum == 0.75
+
+
+def test_a_clock_that_is_put_back_begins_anew_where_it_stands() -> None:
+    book = ModelBook("n/m", START + 600)
+    book.set_levels(START + 600, in_flight=1, queued=0)
+    read_all(book, START + 610)
+    book.set_levels(START, in_flight=1, queued=0)
+    assert [(each.second, each.in_flight_sum) for each in read_all(book, START + 3)[1:]] == [
+        (1_000_001, 1.0),
+        (1_000_002, 1.0),
+    ]
+
+
+def test_a_clock_that_is_put_forward_by_years_costs_ten_minutes_of_seconds() -> None:
+    book = ModelBook("n/m", START)
+    book.set_levels(START, in_flight=1, queued=0)
+    assert len(read_all(book, START + 1e9)) == KEPT_SECONDS
 
 
 def test_latency_falls_into_its_bucket_and_the_slo_counts_exactly() -> None:

@@ -158,6 +158,8 @@ async def _read_body(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge as error:
         limit = request.client_max_size
         raise invalid(f"The body is larger than {limit} bytes.", code="body_too_large", status=413) from error
+    except web.RequestPayloadError as error:
+        raise invalid("The body is not in the encoding that its headers name.", code="invalid_body") from error
     except TimeoutError:
         raise invalid("The body did not arrive in time.", code="body_timeout", status=408) from None
 

@@ -94,7 +94,7 @@ class Router:
         return self.report(request.cursor)
 
     def report(self, cursor: int) -> RouterReport:
-        """What was seen in the full seconds after ``cursor``."""
+        """What was seen in the full seconds after ``cursor``; one in the future comes from before the clock was put."""
         now = self._wall()
         until = page_end(cursor, now, len(self.lanes), MAX_REPORTED_SECONDS)
         seconds = []
@@ -105,7 +105,7 @@ class Router:
         return RouterReport(
             pod_uid=self._pod_uid,
             generation=self.table.generation,
-            cursor=max(cursor, until),
+            cursor=until,
             seconds=tuple(seconds),
         )
 

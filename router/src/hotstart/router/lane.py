@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from hotstart.exchange.messages import ModelRoute
+from hotstart.exchange.messages import Endpoint, ModelRoute
 from hotstart.router.admission import (
     Decision,
     LaneView,
@@ -107,7 +107,16 @@ class Lane:
         for endpoint in change.kept:
             self.pods[endpoint.pod].cap = endpoint.cap
         for endpoint in change.added:
-            self.pods[endpoint.pod] = Pod(endpoint, self.pump)
+            self.pods[endpoint.pod] = self._take_back(endpoint) or Pod(endpoint, self.pump)
+
+    def _take_back(self, endpoint: Endpoint) -> Pod | None:
+        """A pod that was out for a moment: the requests that it still has count against its cap."""
+        for pod in self.retiring:
+            if (pod.pod, pod.address) == (endpoint.pod, endpoint.address):
+                self.retiring.discard(pod)
+                pod.retiring, pod.cap = False, endpoint.cap
+                return pod
+        return None
 
     def _close_retired(self, pod: Pod) -> None:
         if pod.retiring and pod.requests == 0 and pod in self.retiring:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from hotstart.exchange.messages import LATENCY_EDGES_MS, ModelSecond
 
 KEPT_SECONDS = 600
+STEP_BACK_SECONDS = 1.0  # a clock that goes back by less stands meanwhile
 
 
 class Outcome(StrEnum):
@@ -60,7 +61,7 @@ class Second:
 
 
 class ModelBook:
-    """The seconds of one model. A ``now`` before the last one counts as the last one."""
+    """The seconds of one model. A ``now`` that is a little before the last one counts as the last one."""
 
     def __init__(self, model: str, now: float) -> None:
         self.model = model
@@ -79,12 +80,15 @@ class ModelBook:
         self._queued_sum = 0.0
 
     def advance(self, now: float) -> None:
-        """Closes the seconds that are over."""
+        """Closes the seconds that are over; after a clock was put it goes on from where that stands."""
+        if now < self._now - STEP_BACK_SECONDS:
+            self._second, self._now = math.floor(now), now
+            while self._full and self._full[-1].second >= self._second:
+                self._full.pop()
+        elif now - self._second > KEPT_SECONDS + 1:
+            self._second = math.floor(now) - KEPT_SECONDS
+            self._now = float(self._second)
         while now >= self._second + 1:
-            if now - self._second > KEPT_SECONDS + 1 and self._idle():
-                self._second = math.floor(now)
-                self._now = float(self._second)
-                break
             self._integrate(float(self._second + 1))
             if self._counts or self._in_flight_sum or self._queued_sum:
                 self._full.append(self._close())
@@ -94,9 +98,6 @@ class ModelBook:
         oldest = self._second - KEPT_SECONDS
         while self._full and self._full[0].second < oldest:
             self._full.popleft()
-
-    def _idle(self) -> bool:
-        return not (self.in_flight or self.queued or self._counts or self._in_flight_sum or self._queued_sum)
 
     def _integrate(self, until: float) -> None:
         passed = until - self._now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from hotstart.exchange.messages import ModelRoute, RouterReport, RouterRequest
 from hotstart.exchange.names import PORT_ROUTER_EXCHANGE
 from hotstart.operator.api import CompletionModel, ConditionStatus, ConditionType
 from hotstart.operator.core.conditions import find_condition
-from hotstart.operator.core.facts import owner_of, seconds_of
+from hotstart.operator.core.facts import PodFacts, owner_of, seconds_of
 from hotstart.operator.core.routes import bracket, make_route
 from hotstart.operator.core.verdicts import RouterFacts
 from hotstart.operator.core.window import add_seconds
@@ -81,13 +81,13 @@ class Routing:
         for raw in self.observed.all("CompletionModel"):
             if raw["metadata"].get("deletionTimestamp"):
                 continue
+            place = (raw["metadata"]["namespace"], raw["metadata"]["name"])
+            facts = gather_pods(by_model.get(place, ()), self.memory.reports)
             try:
                 model = CompletionModel.from_api(raw)
-            except ValidationError:
-                log.debug("model unreadable, its own reconcile says so name=%s", raw["metadata"]["name"])
+            except ValidationError:  # its own reconcile says so
+                routes.extend(self._keep_route(*place, facts))
                 continue
-            place = (model.metadata.namespace, model.metadata.name)
-            facts = gather_pods(by_model.get(place, ()), self.memory.reports)
             created = int(seconds_of(model.metadata.creation_timestamp) or 0)
             cap, routers = gather_capacity(self.observed, model).cap, len(self.routers)
             routes.append(
@@ -95,10 +95,19 @@ class Routing:
             )
         self._publish_routes(tuple(routes), serving)
 
+    def _keep_route(self, namespace: str, name: str, pods: Iterable[PodFacts]) -> Iterator[ModelRoute]:
+        """The last route of a model that cannot be read any longer, to those of its pods that stand."""
+        standing = {pod.name for pod in pods if not pod.deleting}
+        for route in self._book.routes:
+            if route.model == f"{namespace}/{name}":
+                endpoints = tuple(endpoint for endpoint in route.endpoints if endpoint.pod in standing)
+                yield route.model_copy(update={"endpoints": endpoints})
+
     def _publish_routes(self, routes: tuple[ModelRoute, ...], serving: Iterable[dict[str, Any]]) -> None:
         book = self._book
         if routes != book.routes or book.generation == 0:
-            # Grows with time, so that the first generation of a new leader is newer than the last of the old one.
+            # Grows with time, so that the first generation of a new leader is newer than the last of the old one,
+            # unless that one's clock was ahead: `_overtake`.
             book.generation = max(book.generation + 1, int(self.clock.now() * 1000))
             before = {route.model: route for route in book.routes}
             for route in routes:
@@ -121,8 +130,18 @@ class Routing:
         if report is None:
             return
         now = self.clock.now()
-        state.heard, state.generation, state.cursor = now, report.generation, max(state.cursor, report.cursor)
+        state.heard, state.generation, state.cursor = now, report.generation, report.cursor
+        self._overtake(report.generation)
         self._take_statistics(report, now)
+
+    def _overtake(self, held: int) -> None:
+        """A router that holds newer routes than ours has them of a leader before, whose clock was ahead: it takes ours
+        once they are the newest, and does not hold them before."""
+        book = self._book
+        if held > book.generation:
+            book.generation = held + 1
+            book.changed_in = dict.fromkeys(book.changed_in, book.generation)
+            book.left_in = dict.fromkeys(book.left_in, book.generation)
 
     def _take_statistics(self, report: RouterReport, now: float) -> None:
         """Into the window of every model; one that the report does not name had no traffic."""
