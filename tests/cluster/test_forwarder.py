@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from hotstart.cluster import waiting
@@ -17,8 +19,10 @@ from hotstart.cluster import waiting
 WaitUntil = Callable[[str, Callable[[], bool]], None]
 
 
-def start(place: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen((sys.executable, "-m", "hotstart.cluster.forwarder", str(place)), stdout=subprocess.DEVNULL)
+def start(
+    place: Path, limit: tuple[str, ...] = (), said: int | IO[bytes] = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen((*limit, sys.executable, "-m", "hotstart.cluster.forwarder", str(place)), stdout=said)
 
 
 @pytest.fixture
@@ -51,6 +55,34 @@ def test_a_new_forwarder_takes_the_place_of_a_killed_one(tmp_path: Path, wait_un
             running.kill()
             running.wait()
         assert place.exists()
+
+
+def test_a_forwarder_takes_all_descriptors_that_it_may(tmp_path: Path, wait_until: WaitUntil) -> None:
+    place = tmp_path / "forward.sock"
+    running = start(place, limit=("prlimit", "--nofile=64:512"))
+    try:
+        wait_until("the forwarder", lambda: waiting.socket_open(str(place)))
+        assert resource.prlimit(running.pid, resource.RLIMIT_NOFILE) == (512, 512)
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_forwarder_without_a_free_descriptor_goes_on(tmp_path: Path, wait_until: WaitUntil) -> None:
+    place, said = tmp_path / "forward.sock", tmp_path / "said"
+    with said.open("wb") as out:
+        running = start(place, limit=("prlimit", "--nofile=32:32"), said=out)
+    try:
+        wait_until("the forwarder", lambda: waiting.socket_open(str(place)))
+        with ExitStack() as silent:
+            for _ in range(40):
+                silent.enter_context(socket.socket(socket.AF_UNIX)).connect(str(place))
+            wait_until("the last descriptor", lambda: b"Too many open files" in said.read_bytes())
+
+        assert ask(place, b'{"operation": "list"}') == {"forwards": []}
+    finally:
+        running.kill()
+        running.wait()
 
 
 @pytest.mark.parametrize(

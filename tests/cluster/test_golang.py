@@ -76,6 +76,15 @@ def test_missing_go_names_both_remedies() -> None:
     assert golang.problem((tools.HELM,), Go("/bin/go", tools.GO_MINIMUM)) is None
 
 
+def test_what_no_folder_can_bring_is_not_looked_for_in_one() -> None:
+    problem = golang.problem((tools.COREDNS, tools.PAUSE), None)
+
+    assert problem is not None
+    assert "install Go" in problem
+    assert "KUBEBUILDER_ASSETS" not in problem
+    assert problem.endswith(".")
+
+
 def test_progress_is_what_go_did_last() -> None:
     downloads = "go: downloading k8s.io/api v0.35.4\ngo: downloading k8s.io/kubectl v0.35.4\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -110,6 +111,40 @@ def test_images_that_are_loaded_at_once_wait_for_each_other(tmp_path: Path, monk
 
     assert said == ["waiting for another image that is being loaded", "loaded first:1", "loaded second:1"]
     assert json.loads(layout.loaded_images.read_text()) == {"first:1": "id of first:1", "second:1": "id of second:1"}
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """The folder of a cluster that takes every image."""
+    monkeypatch.setattr(images, "_shown", lambda name: {"FromImageID": f"id of {name}"})
+    monkeypatch.setattr(images, "_store", lambda: tmp_path)
+    monkeypatch.setattr(snapshots, "stored", lambda *_: None)
+    monkeypatch.setattr(images, "_load_packed", lambda cluster, name, archive: archive.touch())
+    return Layout(tmp_path)
+
+
+def test_a_list_of_loaded_images_that_was_cut_short_is_written_anew(packed: Layout) -> None:
+    packed.loaded_images.write_text("")
+
+    images.load(cluster_of(packed), "first:1")
+
+    assert json.loads(packed.loaded_images.read_text()) == {"first:1": "id of first:1"}
+
+
+def test_a_full_disk_leaves_the_list_of_loaded_images_as_it_was(
+    packed: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.load(cluster_of(packed), "first:1")
+
+    def fill(place: Path, text: str) -> None:
+        place.open("w").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match="No space left"):
+        images.load(cluster_of(packed), "second:1")
+
+    assert json.loads(packed.loaded_images.read_text()) == {"first:1": "id of first:1"}
 
 
 @pytest.fixture

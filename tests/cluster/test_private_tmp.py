@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import subprocess
 import tempfile
@@ -28,6 +30,35 @@ def test_what_lies_under_mnt_is_seen(place: str) -> None:
     )
 
     assert run(prepare, f"cat {place}/file") == ["seen"]
+
+
+def test_what_cannot_be_seen_or_is_gone_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp, aside = tmp_path / "tmp", tmp_path / "aside"
+    for name in ("closed", "gone", "seen"):
+        (aside / name).mkdir(parents=True)
+    tmp.mkdir()
+    is_dir, mounted = Path.is_dir, []
+
+    def look(place: Path) -> bool:
+        if place.name == "closed":  # as a user's FUSE mount is to root
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return is_dir(place)
+
+    def mount(command: tuple[str, ...], check: bool) -> None:
+        if str(aside / "gone") in command:
+            raise subprocess.CalledProcessError(32, command)
+        mounted.append(command[-1])
+
+    monkeypatch.setattr(Path, "is_dir", look)
+    monkeypatch.setattr(private_tmp.subprocess, "run", mount)
+    private_tmp.cover_tmp(tmp, aside)
+
+    assert str(tmp / "seen") in mounted
+    said = capsys.readouterr().out
+    assert f"{tmp}/closed is left out: " in said
+    assert f"{tmp}/gone is left out: " in said
 
 
 def test_folders_of_tmp_are_seen_and_files_are_not() -> None:

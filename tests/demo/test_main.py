@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import urllib.request
 from types import SimpleNamespace
 
 import botocore.exceptions
@@ -28,6 +30,8 @@ class FakeOpenAI:
 def kube(monkeypatch, tmp_path) -> FakeKube:
     """The cluster, with all else that the demo touches replaced."""
     kube = FakeKube()
+    for name in ("no_proxy", "NO_PROXY"):  # they are as they were after the test
+        monkeypatch.setenv(name, "")
     kube.scale_after(3)  # until it is Ready, for the load's SLO, and once under load
     monkeypatch.setattr(demo, "Kube", lambda: kube)
     monkeypatch.setattr(stage, "FIGURES", stage.ROOT / "build" / "tests" / tmp_path.name / "demo.json")
@@ -80,6 +84,22 @@ def test_the_story_ends_with_its_figures(kube, capsys):
 def test_the_model_is_applied_as_its_example_stands(kube):
     assert demo.main() == 0
     assert ("kubectl", "apply", "-n", "demo", "-f", str(stage.MANIFEST)) in kube.commands
+
+
+@pytest.mark.parametrize("named", ["no_proxy", "NO_PROXY"])
+def test_no_proxy_is_asked_for_the_machine_itself(kube, monkeypatch, named):
+    monkeypatch.setenv(named, "intern.example")
+    assert demo.main() == 0
+    for host in ("127.0.0.1", "localhost", "intern.example"):
+        assert urllib.request.proxy_bypass(host), host
+    assert not urllib.request.proxy_bypass("other.example")
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
+
+
+def test_where_no_host_goes_by_a_proxy_none_does(kube, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    assert demo.main() == 0
+    assert urllib.request.proxy_bypass("other.example")
 
 
 FAILURES = {

@@ -46,7 +46,10 @@ def found(program: Program, environ: Mapping[str, str]) -> Path | None:
         place = shutil.which(program.name, path=path) if path else None
         if place is None:
             continue
-        shown = subprocess.run((place, *program.version_argv), capture_output=True, text=True, check=False)
+        try:
+            shown = subprocess.run((place, *program.version_argv), capture_output=True, text=True, check=False)
+        except OSError:  # it cannot be run at all, as a script that does not name its shell
+            continue
         if program.version_text in shown.stdout + shown.stderr:
             return Path(place).resolve()
     return None

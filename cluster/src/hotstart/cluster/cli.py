@@ -78,6 +78,13 @@ def _shell(options: argparse.Namespace) -> int:
     return 0
 
 
+def port(text: str) -> int:
+    """A port of this machine; 0 is any free one."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: name a number up to 65535, or 0 for a free one")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="hotstart-cluster", description="A real Kubernetes on this machine.")
     common = argparse.ArgumentParser(add_help=False)
@@ -86,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("up", parents=[common], help="start the cluster, if it does not run")
     add.add_argument("--api-only", action="store_true", help="etcd and the API server alone")
-    add.add_argument("--api-port", type=int, default=0, help="the API server's port on 127.0.0.1 (a free one)")
-    add.add_argument("--s3-port", type=int, default=0, help="the object store's port on 127.0.0.1 (a free one)")
+    add.add_argument("--api-port", type=port, default=0, help="the API server's port on 127.0.0.1 (a free one)")
+    add.add_argument("--s3-port", type=port, default=0, help="the object store's port on 127.0.0.1 (a free one)")
     add.set_defaults(run=_up)
 
     add = commands.add_parser("fetch", help="download or build the programs that `up` would, and start nothing")
@@ -106,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("forward", parents=[common], help="reach an address of the cluster on 127.0.0.1")
     add.add_argument("address", help="NAMESPACE/SERVICE:PORT, or IP:PORT")
-    add.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1 (a free one)")
+    add.add_argument("--port", type=port, default=0, help="the port on 127.0.0.1 (a free one)")
     add.add_argument("--close", action="store_true", help="end the forward instead")
     add.set_defaults(run=_forward)
 
@@ -126,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except PermissionError as problem:
         print(f"{problem}: this cluster was started by another user; run the command as that user.", file=sys.stderr)
+        return 1
+    except NotADirectoryError as problem:
+        print(f"{problem}: name a folder with --dir (or HOTSTART_CACHE).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

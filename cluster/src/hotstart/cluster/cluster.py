@@ -96,14 +96,16 @@ def env_text(cluster: Cluster) -> str:
     return "\n".join(("# Made by `hotstart-cluster up`. Use it with: . build/cluster/env", *lines, path, ""))
 
 
+def write_whole(place: Path, text: str) -> None:
+    """Write a file that only its owner reads; killed at any point, it leaves the file as it was before."""
+    unfinished = place.with_name(f".{place.name}.new")
+    unfinished.touch(mode=0o600)
+    unfinished.write_text(text)
+    unfinished.rename(place)
+
+
 def write(cluster: Cluster) -> None:
     """Write `env` and, as the last of all, `cluster.json`, which says that the cluster stands."""
     layout = cluster.layout
-    for place, text in (
-        (layout.env_file, env_text(cluster)),
-        (layout.cluster_file, json.dumps(asdict(cluster), indent=2) + "\n"),
-    ):
-        unfinished = place.with_name(f".{place.name}.new")
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(text)
-        unfinished.rename(place)
+    write_whole(layout.env_file, env_text(cluster))
+    write_whole(layout.cluster_file, json.dumps(asdict(cluster), indent=2) + "\n")

@@ -97,6 +97,8 @@ def resolve(cluster: Cluster, address: str) -> tuple[str, int]:
         raise ClusterError(f"{address} has no port: write NAMESPACE/SERVICE:PORT or IP:PORT.")
     namespace, slash, name = place.partition("/")
     if not slash:
+        if not port.isdecimal() or not 0 < int(port) <= 65535:
+            raise ClusterError(f"{address} has no number of a port: write NAMESPACE/SERVICE:PORT or IP:PORT.")
         return place, int(port)
     service = cluster.api().get(f"/api/v1/namespaces/{namespace}/services/{name}")
     if service is None:

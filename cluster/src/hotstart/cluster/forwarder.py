@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from hotstart.cluster.layout import FORWARD_SOCKET
 
 CHUNK = 256 * 1024
 ASKER_SECONDS = 5.0
+ACCEPT_SECONDS = 1.0  # as asyncio waits for its own servers
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -121,7 +123,13 @@ class Forwards:
         loop = asyncio.get_running_loop()
         talks: set[asyncio.Task[None]] = set()
         while True:
-            asker, _ = await loop.sock_accept(control)
+            try:
+                asker, _ = await loop.sock_accept(control)
+            except OSError as problem:
+                # Mostly too many connections at once; those that stand are carried on, and their end makes room.
+                print(f"an asker has to wait: {problem}", flush=True)
+                await asyncio.sleep(ACCEPT_SECONDS)
+                continue
             talk = asyncio.create_task(self._talk(asker))
             talks.add(talk)
             talk.add_done_callback(talks.discard)
@@ -140,6 +148,8 @@ async def _receive(asker: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def main() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection takes two
     place = Path(sys.argv[1] if len(sys.argv) > 1 else FORWARD_SOCKET)
     place.unlink(missing_ok=True)  # of a forwarder that ended
     control = socket.socket(socket.AF_UNIX)

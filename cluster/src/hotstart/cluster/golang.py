@@ -37,7 +37,10 @@ class Go:
 
 def _version(command: str) -> tuple[int, int] | None:
     """The version that the command says, None if it says none."""
-    shown = subprocess.run((command, "env", "GOVERSION"), capture_output=True, text=True, check=False, cwd="/")
+    try:
+        shown = subprocess.run((command, "env", "GOVERSION"), capture_output=True, text=True, check=False, cwd="/")
+    except OSError:  # it cannot be run at all
+        return None
     match = re.match(r"go(\d+)\.(\d+)", shown.stdout)
     return (int(match[1]), int(match[2])) if match else None
 
@@ -65,10 +68,12 @@ def problem(tools: Sequence[Tool], go: Go | None) -> str | None:
     names = ", ".join(f"{tool.name} {tool.version}" for tool in tools)
     have = "no Go is installed" if go is None else f"Go {go.version[0]}.{go.version[1]} is too old"
     needed = f"{GO_MINIMUM[0]}.{GO_MINIMUM[1]}"
-    return (
-        f"{names} must be built, and {have}: install Go {needed} or newer (https://go.dev/dl), "
-        "or set KUBEBUILDER_ASSETS to a folder that has these programs."
-    )
+    sentence = f"{names} must be built, and {have}: install Go {needed} or newer (https://go.dev/dl)"
+    if all(
+        program.version_argv for tool in tools for program in tool.programs
+    ):  # one that says no version is always built
+        sentence += ", or set KUBEBUILDER_ASSETS to a folder that has these programs"
+    return f"{sentence}."
 
 
 def progress(log: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hotstart.cluster import argv, snapshots
-from hotstart.cluster.cluster import Cluster
+from hotstart.cluster.cluster import Cluster, write_whole
 from hotstart.cluster.errors import ClusterError
 from hotstart.cluster.locks import exclusive
 
@@ -41,7 +41,7 @@ def full_name(name: str) -> str:
 def _loaded(cluster: Cluster) -> dict[str, str]:
     try:
         known: dict[str, str] = json.loads(cluster.layout.loaded_images.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # cut short, it knows of none: they are loaded again
         return {}
     return known
 
@@ -115,5 +115,5 @@ def _load(cluster: Cluster, name: str, say: Say) -> None:
     else:
         _load_packed(cluster, name, archive)
     archive.unlink()
-    cluster.layout.loaded_images.write_text(json.dumps({**loaded, name: image}, indent=2) + "\n")
+    write_whole(cluster.layout.loaded_images, json.dumps({**loaded, name: image}, indent=2) + "\n")
     say(f"loaded {name}")

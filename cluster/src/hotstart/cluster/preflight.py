@@ -70,6 +70,7 @@ class Facts:
     cache: CacheFacts
     python: Path
     weed: str | None
+    ports: tuple[int, ...]
     taken_ports: tuple[int, ...]
     cgroup_problem: str | None
 
@@ -78,7 +79,7 @@ def problems(facts: Facts, api_only: bool) -> tuple[str, ...]:
     """Every reason why the cluster cannot start, the first one first."""
     checks = (_not_root, _commands_missing, _disk_too_small, _port_taken, _hidden_place)
     node_checks = (
-        *(_plugins_missing, _overlayfs_missing, _layered_filesystem),
+        *(_ports_equal, _plugins_missing, _overlayfs_missing, _layered_filesystem),
         *(_cgroups_closed, _object_store_missing),
     )
     found = [check(facts, api_only) for check in (*checks, *(() if api_only else node_checks))]
@@ -126,6 +127,13 @@ def _port_taken(facts: Facts, api_only: bool) -> str | None:
     if not facts.taken_ports:
         return None
     return f"Port {facts.taken_ports[0]} of 127.0.0.1 is taken: end what listens there, or name another port."
+
+
+def _ports_equal(facts: Facts, api_only: bool) -> str | None:
+    named = [port for port in facts.ports if port]
+    if len(set(named)) == len(named):
+        return None
+    return f"--api-port and --s3-port are both {named[0]}: name two different ports."
 
 
 def _hidden_place(facts: Facts, api_only: bool) -> str | None:
@@ -235,6 +243,7 @@ def gather_facts(state_dir: Path, cache: CacheFacts, ports: Sequence[int]) -> Fa
         cache=cache,
         python=Path(sys.executable),
         weed=find_weed(),
+        ports=tuple(ports),
         taken_ports=tuple(port for port in ports if port and _taken(port)),
         cgroup_problem=cgroups.problem() if os.geteuid() == 0 else None,
     )

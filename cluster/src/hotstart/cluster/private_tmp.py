@@ -25,10 +25,14 @@ def cover_tmp(tmp: Path, aside: Path) -> None:
     mount("--rbind", tmp, aside)
     mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", tmp)
     for entry in sorted(aside.iterdir()):
-        if entry.is_dir() and not entry.is_symlink():
-            place = tmp / entry.name
-            place.mkdir()
-            mount("--rbind", entry, place)
+        try:
+            if entry.is_dir() and not entry.is_symlink():
+                place = tmp / entry.name
+                place.mkdir()
+                mount("--rbind", entry, place)
+        except (OSError, subprocess.CalledProcessError) as problem:
+            # A user's FUSE mount is closed to root, and another program's folder may be gone by now.
+            print(f"{tmp / entry.name} is left out: {problem}", flush=True)
     # The program or the store's data may lie below it.
     subprocess.run(("umount", "--lazy", str(aside)), check=True)
 

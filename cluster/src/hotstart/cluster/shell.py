@@ -9,12 +9,16 @@ from hotstart.cluster.cluster import Cluster
 from hotstart.cluster.layout import CONTAINERD_SOCKET
 
 
-def argv(init_pid: int, directory: str, command: tuple[str, ...]) -> tuple[str, ...]:
-    """Enter the namespaces of the init, go back to the folder the caller stood in, and run the command."""
+def argv(init_pid: int, directory: str, command: tuple[str, ...], rootless: bool) -> tuple[str, ...]:
+    """Enter the namespaces of the init, go back to the folder the caller stood in, and run the command.
+
+    Without root (`rootless`) the user namespace too: only there the caller may enter the others.
+    """
     # nsenter leaves the caller's folder behind, which belongs to the mounts outside.
     return (
         "nsenter",
         f"--target={init_pid}",
+        *(("--user", "--preserve-credentials") if rootless else ()),
         "--mount",
         "--pid",
         "--net",
@@ -47,5 +51,5 @@ def environment(cluster: Cluster, current: dict[str, str]) -> dict[str, str]:
 def enter(cluster: Cluster, command: tuple[str, ...]) -> NoReturn:
     """Become the command (by default the person's shell); its exit status is ours."""
     wanted = command or (os.environ.get("SHELL", "/bin/sh"),)
-    line = argv(cluster.init_pid, os.getcwd(), wanted)  # noqa: PTH109
+    line = argv(cluster.init_pid, os.getcwd(), wanted, os.geteuid() != 0)  # noqa: PTH109
     os.execvpe(line[0], line, environment(cluster, dict(os.environ)))

@@ -6,8 +6,10 @@ Ends with exit code 0 and build/demo.json, or with the cause of what failed and 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
+from collections.abc import MutableMapping
 from typing import Any
 
 from hotstart.cluster.errors import ClusterError
@@ -28,6 +30,7 @@ FORESEEN = (
 
 def main() -> int:
     """The exit code."""
+    spare_proxy(os.environ)
     story, kube = Story(), Kube()
     stage.FIGURES.unlink(missing_ok=True)
     try:
@@ -49,6 +52,14 @@ def main() -> int:
         print(f"    {name:24} {facts[name]}")
     print(farewell(facts["url"]))
     return 0
+
+
+def spare_proxy(environ: MutableMapping[str, str]) -> None:
+    """The cluster is on this machine's loopback, which no proxy reaches."""
+    named = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if named != "*":
+        named = ",".join(filter(None, (named, "127.0.0.1,localhost")))
+    environ.update(no_proxy=named, NO_PROXY=named)
 
 
 def describe(failure: Exception) -> str:
