@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hotstart.engines.triton.completion.errors import InvalidRequest
-from hotstart.engines.triton.completion.prompts import BadFormat, PromptFormatter, make_formatter, near_end
+from hotstart.engines.triton.completion.prompts import BadFormat, Encoded, PromptFormatter, make_formatter, near_end
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -48,6 +50,27 @@ def test_fim_puts_the_markers_around_prefix_and_suffix() -> None:
     prepared = fim().prepare("def f(x):\n", "\nprint(f(1))\n")
     expected = [PREFIX, *encode("def f(x):\n"), SUFFIX, *encode("\nprint(f(1))\n"), MIDDLE]
     assert list(prepared.tokens) == expected
+
+
+@given(room=st.integers(8, 60), suffix=st.text(alphabet="é🙂计算\n", min_size=1, max_size=60))
+def test_a_trimmed_suffix_ends_with_a_whole_character(room: int, suffix: str) -> None:
+    tokens = fim(room).prepare("total = 0\n" * 40, suffix).tokens
+    after = TOKENIZER.decode(tokens[tokens.index(SUFFIX) + 1 : -1])
+    assert suffix.startswith(after)
+
+
+def test_a_prompt_is_encoded_while_generations_go_on() -> None:
+    """``encode_batch`` lets go of the interpreter's lock, which an engine needs for each token; ``encode`` holds it."""
+
+    class OnlyBatches:
+        def encode_batch(self, texts: Sequence[str], /, *, add_special_tokens: bool = True) -> Sequence[Encoded]:
+            return TOKENIZER.encode_batch(texts, add_special_tokens=add_special_tokens)
+
+        def token_to_id(self, token: str) -> int | None:
+            return TOKENIZER.token_to_id(token)
+
+    prepared = make_formatter(OnlyBatches(), make_serving(), None).prepare("def f(x):\n", "")
+    assert list(prepared.tokens) == encode("def f(x):\n")
 
 
 def test_what_a_format_has_no_place_for_is_refused() -> None:

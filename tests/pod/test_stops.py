@@ -11,11 +11,11 @@ from hotstart.exchange.messages import StopMode
 from hypothesis import given
 from hypothesis import strategies as st
 
-TEXTS = st.text(alphabet="ab \n\tx;", max_size=40)
+TEXTS = st.text(alphabet="ab \r\n\tx;", max_size=40)
 RULES = st.builds(
     StopRules,
     mode=st.sampled_from(StopMode),
-    strings=st.lists(st.text(alphabet="ab \n;", min_size=1, max_size=4), max_size=3).map(tuple),
+    strings=st.lists(st.text(alphabet="ab \r\n;", min_size=1, max_size=4), max_size=3).map(tuple),
     base_indent=st.integers(0, 4),
 )
 
@@ -39,6 +39,7 @@ def assemble(pieces: list[str], rules: StopRules) -> tuple[list[str], TextAssemb
         ("return x\n", 8),
         ("return x\nprint()", 8),
         ("\n    return x\nprint()", 13),
+        ("\r\n    return x\r\nprint()", 14),
         ("\n\n", None),
         ("", None),
     ],
@@ -56,6 +57,8 @@ def test_a_line_ends_at_the_newline_after_its_first_content(text: str, end: int 
         ("a = 1\ndef g", 4, 5),
         ("a = 1\n  ", 4, None),
         ("a = 1\n  x", 4, 5),
+        ("a = 1\r\n    b = 2\r\n\r\n", 4, 16),
+        ("a = 1\r\ndef g", 4, 5),
         ("\n    a\n    b\nprint()", 0, None),
         ("\n\n    a", 0, None),
     ],
@@ -68,6 +71,19 @@ def test_a_stop_string_over_token_boundaries_is_never_sent_in_part() -> None:
     sent, assembler = assemble(["ab", "c<", "|e", "nd|", ">d"], StopRules(strings=("<|end|>",)))
     assert sent == ["ab", "c", "", "", "", ""]
     assert (assembler.text, assembler.stopped) == ("abc", True)
+
+
+@pytest.mark.parametrize("mode", [StopMode.LINE, StopMode.BLOCK])
+def test_a_carriage_return_waits_for_what_follows_it(mode: StopMode) -> None:
+    sent, assembler = assemble(["return x", "\r", "\n", "\r", "\ndef g"], StopRules(mode))
+    assert "".join(sent) == assembler.text == "return x"
+    assert assembler.stopped
+    sent, assembler = assemble(["a", "\r", "b", "\r"], StopRules(mode))
+    assert sent == ["a", "", "\rb", "", "\r"]
+
+
+def test_without_a_mode_a_carriage_return_is_text() -> None:
+    assert scan("a\r", StopRules()) == Scan(None, 2)
 
 
 def test_what_only_looked_like_a_stop_string_is_sent_after_all() -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hotstart.engines.triton.completion.trimming import STEPS_IN_LIMIT, decide_end, decide_start, find_line_starts
+from hotstart.engines.triton.completion.trimming import (
+    STEPS_IN_LIMIT,
+    decide_end,
+    decide_start,
+    find_line_starts,
+    find_whole,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +85,8 @@ def test_line_starts_are_found_whatever_the_tokens(text: str, pieces: list[str],
         offsets.append((position, position + len(piece)))
         position += len(piece)
     assert find_line_starts(text, offsets) == starts
+
+
+@pytest.mark.parametrize(("end", "whole"), [(0, 0), (1, 1), (2, 1), (3, 1), (4, 4), (5, 5)])
+def test_a_character_of_several_tokens_is_kept_whole_or_not_at_all(end: int, whole: int) -> None:
+    assert find_whole([(0, 1), (1, 2), (1, 2), (1, 2), (2, 3)], end) == whole

@@ -52,10 +52,19 @@ async def test_an_adopted_model_is_asked_for_one_token() -> None:
     assert request["request_id"].startswith(WARM_UP_ID)
 
 
+BUSY = TritonRefused("overloaded: 14 requests are waiting already; retry, or add replicas")
+
+
+async def test_a_new_model_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.0)
+    answers = Answers(iter([BUSY, "x", BUSY, "x", "y", "y"]))
+    await warm_up(answers, make_assignment())
+    assert len(answers.asked) == 6
+
+
 async def test_an_adopted_model_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AGAIN_SECONDS", 0.0)
-    busy = TritonRefused("overloaded: 14 requests are waiting already; retry, or add replicas")
-    answers = Answers(iter([busy, busy, "x"]))
+    answers = Answers(iter([BUSY, BUSY, "x"]))
     await prove(answers, make_serving())
     assert len(answers.asked) == 3
 

@@ -38,6 +38,7 @@ WATCH_SECONDS = 0.25
 MISSED_PROBES = 4  # in a row, before a Triton that is there but silent counts as lost: it may just be busy
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
+MOST_DOUBLINGS = 10  # far beyond the longest pause, and no number too large for a float
 REFETCHES = 1  # of an engine that arrived corrupt
 LOST_WHILE_LOADING = 3  # times in a row that Triton may go away in the middle of a load or a warm-up
 PHASES: Mapping[PodState, str] = {
@@ -52,7 +53,7 @@ PHASES: Mapping[PodState, str] = {
 
 def decide_pause(failures: int) -> float:
     """Seconds to wait after that many failures in a row. Pure."""
-    return float(min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS))
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, MOST_DOUBLINGS), LONGEST_PAUSE_SECONDS))
 
 
 def is_same_work(one: PodAssignment, other: PodAssignment) -> bool:

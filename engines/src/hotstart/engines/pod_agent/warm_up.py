@@ -73,17 +73,28 @@ async def prove(triton: TritonClient, serving: ServingOptions) -> None:
             await ask(triton, serving, SHORT_PROMPT, 1, 0)
             return
         except TritonRefused as error:
-            if not str(error).startswith(Overloaded.code):
-                raise make_warm_up_failure(str(error)) from error
-            log.info("model is busy, asking again said=%s", error)
+            raise make_warm_up_failure(str(error)) from error
         except TritonSlow as error:
             log.info("model is slow, asking again said=%s", error)
         await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def ask(triton: TritonClient, serving: ServingOptions, prompt: str, tokens: int, number: int) -> str:
-    """The text of one warm-up request; greedy."""
+    """The text of one warm-up request; greedy. While the model has too much to do, it is asked again.
+
+    Raises:
+        TritonGone, TritonSlow: it went away meanwhile, or takes too long.
+        TritonRefused: it refuses for another reason.
+    """
     suffix = SUFFIX if serving.prompt_format is PromptFormat.FIM else ""
     options = {"max_tokens": min(tokens, serving.max_new_tokens), "temperature": 0.0, "stop_mode": "none"}
-    text, _ = await triton.generate(request_id=f"{WARM_UP_ID}-{number}", prompt=prompt, suffix=suffix, options=options)
-    return text
+    request_id = f"{WARM_UP_ID}-{number}"
+    while True:
+        try:
+            text, _ = await triton.generate(request_id=request_id, prompt=prompt, suffix=suffix, options=options)
+            return text
+        except TritonRefused as error:
+            if not str(error).startswith(Overloaded.code):
+                raise
+            log.info("model is busy, asking again said=%s", error)
+        await asyncio.sleep(AGAIN_SECONDS)

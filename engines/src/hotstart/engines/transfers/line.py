@@ -80,7 +80,8 @@ class Line:
             Transient: no answer.
         """
         parts = urlsplit(url)
-        if (parts.scheme, parts.netloc) != self._place:
+        ended = self._connection is not None and self._connection.sock is None  # the last answer said so
+        if ended or (parts.scheme, parts.netloc) != self._place:
             self.drop()
         fresh = self._connection is None
         if self._connection is None:
@@ -153,7 +154,7 @@ async def _connect(scheme: str, host: str, port: int | None, patience: Patience)
     port = port or kind.default_port
     try:
         async with asyncio.timeout(patience.connect):
-            found = await _open(host, port)
+            found = await _open(host, port, patience.connect)
             found.settimeout(patience.silence)
             if scheme == "https":
                 found = await asyncio.to_thread(_tls().wrap_socket, found, server_hostname=host)
@@ -164,16 +165,21 @@ async def _connect(scheme: str, host: str, port: int | None, patience: Patience)
     return connection
 
 
-async def _open(host: str, port: int) -> socket.socket:
-    """A connection to the first of the host's addresses that takes one. Raises OSError."""
+async def _open(host: str, port: int, seconds: float) -> socket.socket:
+    """A connection to the first of the host's addresses that takes one; each has its share of the seconds.
+
+    Raises OSError.
+    """
     loop = asyncio.get_running_loop()
     failed: OSError | None = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, address in addresses:
         found = socket.socket(family, kind, protocol)
         try:
             found.setblocking(False)
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(found, address)
+            async with asyncio.timeout(seconds / len(addresses)):
+                await loop.sock_connect(found, address)
         except BaseException as error:
             found.close()
             if not isinstance(error, OSError):
@@ -191,7 +197,12 @@ def _ask(
     headers: Mapping[str, str],
     body: memoryview | bytes,
 ) -> http.client.HTTPResponse:
-    connection.request(method, path, body or None, dict(headers))
+    try:
+        connection.request(method, path, body or None, dict(headers))
+    except (ConnectionError, ssl.SSLEOFError):
+        with suppress(OSError, http.client.HTTPException):  # a store that refuses answers, and closes before the body
+            return connection.getresponse()
+        raise
     return connection.getresponse()
 
 

@@ -36,14 +36,12 @@ from hotstart.engines.triton.completion.prompts import make_formatter
 from hotstart.engines.triton.completion.replay import ProvenEngine, replay
 from hotstart.engines.triton.completion.scheduler import Scheduler
 from hotstart.engines.triton.completion.stops import StopRules, base_indent
+from hotstart.engines.triton.completion.tokenizer import load_tokenizer, make_next_text
 from hotstart.engines.triton.trtllm_config import read_build
-from hotstart.exchange.messages import PromptFormat, ServingOptions
+from hotstart.exchange.messages import ServingOptions
 from hotstart.exchange.names import PORT_TRITON_HTTP, TENSORRT_LLM
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 log = logging.getLogger(__name__)
-CONTEXT_FOR_DECODING = 4  # tokens of the prompt that the decoder sees, so that a first token keeps its space
 
 
 class TritonAnswer:
@@ -88,9 +86,7 @@ class TritonPythonModel:
         self._serving = ServingOptions.model_validate_json(parameters["serving"])
         folder = Path(parameters["engine_folder"])
         facts = read_facts(folder)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        # In a fim prompt our markers alone may be markers; who writes plain prompts may place them by hand.
-        self._tokenizer.encode_special_tokens = self._serving.prompt_format is PromptFormat.FIM
+        self._tokenizer = load_tokenizer(folder / "tokenizer.json", self._serving.prompt_format)
         self._formatter = make_formatter(self._tokenizer, self._serving, facts.bos_id)
         engine, workers = open_engine(folder, facts, self._serving)
         self._engine = ProvenEngine(engine, partial(replay, folder, self._tokenizer, facts.bos_id, engine))
@@ -132,7 +128,6 @@ class TritonPythonModel:
         prompt = _read(request, "prompt")
         options = parse_options(_read(request, "options").encode(), self._serving)
         prepared = self._formatter.prepare(prompt, _read(request, "suffix"))
-        stream = DecodeStream(ids=list(prepared.tokens[-CONTEXT_FOR_DECODING:]), skip_special_tokens=True)
         self._scheduler.submit(
             CompletionJob(
                 id=request.request_id(),
@@ -140,7 +135,7 @@ class TritonPythonModel:
                 options=options,
                 rules=StopRules(options.stop_mode, options.stop, base_indent(prompt)),
                 engine=self._engine,
-                next_text=partial(stream.step, self._tokenizer),
+                next_text=make_next_text(self._tokenizer, prepared.tokens),
                 answer=answer,
                 received=received,
                 on_end=_ignore if request.request_id().startswith(WARM_UP_ID) else self._metrics.ended,

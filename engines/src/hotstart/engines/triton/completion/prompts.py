@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hotstart.engines.triton.completion.errors import InvalidRequest
-from hotstart.engines.triton.completion.trimming import decide_end, decide_start, find_line_starts
+from hotstart.engines.triton.completion.trimming import decide_end, decide_start, find_line_starts, find_whole
 from hotstart.exchange.messages import PromptFormat, ServingOptions
 
 SUFFIX_SHARE = 4  # a suffix may take a quarter of the limit, and more where the prefix leaves it free
@@ -14,7 +15,7 @@ CHARACTERS_A_TOKEN = 64  # text further from the cursor than limit * this is not
 
 
 class Encoded(Protocol):
-    """What ``tokenizers.Tokenizer.encode`` gives."""
+    """What ``tokenizers.Tokenizer`` makes of one text."""
 
     @property
     def ids(self) -> list[int]: ...
@@ -25,7 +26,7 @@ class Encoded(Protocol):
 class TokenizerLike(Protocol):
     """The part of ``tokenizers.Tokenizer`` that is used."""
 
-    def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Encoded: ...
+    def encode_batch(self, texts: Sequence[str], /, *, add_special_tokens: bool = True) -> Sequence[Encoded]: ...
     def token_to_id(self, token: str) -> int | None: ...
 
 
@@ -72,29 +73,36 @@ class PromptFormatter:
         if not prompt and not suffix:
             raise InvalidRequest("prompt and suffix are both empty")
         room = self.limit - len(head) - len(self.markers)
-        wanted = len(self._encode_end(prompt, room)[0])
+        wanted = len(self._encode_end(prompt, room)[0].ids)
         after, trimmed_after = self._keep_start(suffix, max(room // SUFFIX_SHARE, room - wanted))
         before, trimmed_before = self._keep_end(prompt, room - len(after))
         first, second, third = self.markers
         tokens = (*head, first, *before, second, *after, third)
         return Prepared(tokens, trimmed_before + trimmed_after)
 
-    def _encode(self, text: str) -> tuple[tuple[int, ...], list[int]]:
-        encoded = self.tokenizer.encode(text, add_special_tokens=False)
-        return tuple(encoded.ids), find_line_starts(text, encoded.offsets)
+    def _encode(self, text: str) -> tuple[Encoded, list[int]]:
+        encoded = encode(self.tokenizer, text)
+        return encoded, find_line_starts(text, encoded.offsets)
 
-    def _encode_end(self, text: str, limit: int) -> tuple[tuple[int, ...], list[int]]:
+    def _encode_end(self, text: str, limit: int) -> tuple[Encoded, list[int]]:
         return self._encode(text[near_end(text, limit * CHARACTERS_A_TOKEN) :])
 
     def _keep_end(self, text: str, limit: int) -> tuple[tuple[int, ...], int]:
-        tokens, line_starts = self._encode_end(text, limit)
+        encoded, line_starts = self._encode_end(text, limit)
+        tokens = tuple(encoded.ids)
         start = decide_start(len(tokens), limit, line_starts)
         return tokens[start:], start
 
     def _keep_start(self, text: str, limit: int) -> tuple[tuple[int, ...], int]:
-        tokens, line_starts = self._encode(text[: limit * CHARACTERS_A_TOKEN])
-        end = decide_end(len(tokens), limit, line_starts)
+        encoded, line_starts = self._encode(text[: limit * CHARACTERS_A_TOKEN])
+        tokens = tuple(encoded.ids)
+        end = find_whole(encoded.offsets, decide_end(len(tokens), limit, line_starts))
         return tokens[:end], len(tokens) - end
+
+
+def encode(tokenizer: TokenizerLike, text: str) -> Encoded:
+    """The tokens of a text. ``Tokenizer.encode`` would hold the interpreter's lock, and with it every generation."""
+    return tokenizer.encode_batch([text], add_special_tokens=False)[0]
 
 
 def near_end(text: str, longest: int) -> int:

@@ -19,7 +19,7 @@ from hotstart.engines.triton.completion.engine import Cancelled, Engine, Measure
 from hotstart.engines.triton.completion.errors import CompletionError
 from hotstart.engines.triton.completion.names import REPLAY_FAILED
 from hotstart.engines.triton.completion.options import RequestOptions
-from hotstart.engines.triton.completion.prompts import TokenizerLike
+from hotstart.engines.triton.completion.prompts import TokenizerLike, encode
 from hotstart.engines.verify.golden import Golden, read_goldens
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def replay(folder: Path, tokenizer: TokenizerLike, begin: int | None, engine: En
 
 def check(golden: Golden, tokenizer: TokenizerLike, begin: int | None, engine: Engine) -> str:
     """What is wrong with the answer to one question; '' where nothing is."""
-    ids = tuple(tokenizer.encode(golden.text, add_special_tokens=False).ids)
+    ids = tuple(encode(tokenizer, golden.text).ids)
     if ids != golden.ids:
         where = next((i for i, (a, b) in enumerate(zip(ids, golden.ids, strict=False)) if a != b), len(ids))
         return f"its tokenizer gives other tokens than the checkpoint's, from token {where} on: it is another tokenizer"

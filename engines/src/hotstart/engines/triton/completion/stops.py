@@ -1,7 +1,7 @@
 """When a completion's text is complete, and how much of it may be sent before that. Pure.
 
 Stops are found in text, not in tokens: a stop string may begin and end in the middle of tokens. Text that could still
-become a stop is held back while streaming.
+become a stop is held back while streaming. A carriage return before a newline is part of it.
 
 - ``line``: up to the newline that ends the first line with anything in it.
 - ``block``: up to a blank line, or to a line indented less than the line in which the completion began.
@@ -47,12 +47,17 @@ def scan(text: str, rules: StopRules) -> Scan:
     return Scan(None, min(hold(text, rules) for hold in HOLDS))
 
 
+def line_end(text: str, newline: int) -> int:
+    """Where the line ends that has its newline at this index."""
+    return newline - text.endswith("\r", 0, newline)
+
+
 def line_ends(text: str, rules: StopRules) -> int | None:
     if rules.mode is not StopMode.LINE:
         return None
     content = len(text) - len(text.lstrip())
     newline = text.find("\n", content)
-    return newline if newline >= 0 else None
+    return line_end(text, newline) if newline >= 0 else None
 
 
 def block_ends(text: str, rules: StopRules) -> int | None:
@@ -65,7 +70,7 @@ def block_ends(text: str, rules: StopRules) -> int | None:
         blank = not line.strip()
         indent = len(line) - len(line.lstrip(" \t"))
         if text[:position].strip() and ((blank and complete) or (not blank and indent < rules.base_indent)):
-            return position
+            return line_end(text, position)
         position += 1 + len(line)
     return None
 
@@ -82,7 +87,14 @@ def undecided_newline(text: str, rules: StopRules) -> int:
     newline = text.rfind("\n")
     if newline < 0 or text[newline:].strip() or not text[:newline].strip():
         return len(text)
-    return newline
+    return line_end(text, newline)
+
+
+def undecided_return(text: str, rules: StopRules) -> int:
+    """Where newlines count, a carriage return at the end of the text may be part of one."""
+    if rules.mode is StopMode.NONE:
+        return len(text)
+    return len(text) - text.endswith("\r")
 
 
 def begun_string(text: str, rules: StopRules) -> int:
@@ -97,4 +109,4 @@ def begun_string(text: str, rules: StopRules) -> int:
 
 
 FINDERS: tuple[Callable[[str, StopRules], int | None], ...] = (line_ends, block_ends, string_begins)
-HOLDS: tuple[Callable[[str, StopRules], int], ...] = (undecided_newline, begun_string)
+HOLDS: tuple[Callable[[str, StopRules], int], ...] = (undecided_newline, undecided_return, begun_string)

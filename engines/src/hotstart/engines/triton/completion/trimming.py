@@ -51,3 +51,10 @@ def find_line_starts(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]
         if after_newline or holds_newline:
             found.append(index)
     return found
+
+
+def find_whole(offsets: Sequence[tuple[int, int]], end: int) -> int:
+    """How many of the first ``end`` tokens to keep, so that the last one does not end within a character."""
+    while 0 < end < len(offsets) and offsets[end][0] < offsets[end - 1][1]:
+        end -= 1
+    return end
