@@ -101,9 +101,9 @@ def test_what_concerns_one_field_is_refused_by_the_types_too(path: Path) -> None
     of_one_field = refusal.field is not None or (rule.startswith("self.matches(") and rule.endswith("')"))
     if of_one_field and refusal.field != "metadata.name":
         with pytest.raises(ValidationError):
-            kind.from_api(value)
+            kind.model_validate(value)
     else:
-        assert kind.from_api(value).metadata.name == value["metadata"]["name"]
+        assert kind.model_validate(value).metadata.name == value["metadata"]["name"]
 
 
 @pytest.mark.integration

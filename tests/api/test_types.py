@@ -45,15 +45,16 @@ def test_metadata_is_read_and_the_rest_of_it_ignored() -> None:
 
 
 @pytest.mark.parametrize("path", ["spec", "spec.checkpoint", "spec.engine"])
-def test_an_unknown_field_of_spec_is_refused_with_its_path(path: str) -> None:
+def test_an_unknown_field_of_spec_is_refused_with_its_path_unless_the_api_server_took_it(path: str) -> None:
     broken = yaml.safe_load(yaml.safe_dump(MINIMAL))
     place = broken
     for name in path.split("."):
         place = place[name]
     place["warmPool"] = "h100"
     with pytest.raises(ValidationError) as refused:
-        CompletionModel.from_api(broken)
+        CompletionModel.model_validate(broken)
     assert refused.value.errors()[0]["loc"] == (*path.split("."), "warmPool")
+    assert CompletionModel.from_api(broken) == CompletionModel.from_api(MINIMAL), "the API server is the strict door"
 
 
 def test_status_of_a_newer_operator_is_read() -> None:

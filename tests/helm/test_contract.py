@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "HOTSTART_COLLECTION_TTL",
     "HOTSTART_MANAGEMENT",
     "HOTSTART_KEY_ROTATION",
+    "HOTSTART_STORE_CREDENTIALS",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -84,6 +85,14 @@ def test_the_operator_gets_its_environment(full):
     assert given["HOTSTART_IMAGE_PULL_POLICY"] == "Always"
     assert given["HOTSTART_STORE_ENDPOINT"] == "http://s3.storage:9000"
     assert port(container, "metrics") == names.PORT_OPERATOR_METRICS
+
+
+def test_the_operator_sees_the_store_s_credentials_change(full):
+    pod = template(full, "operator")["spec"]
+    mounts = {each["mountPath"]: each["name"] for each in pod["containers"][0]["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    folder = environment(pod["containers"][0])["HOTSTART_STORE_CREDENTIALS"]
+    assert volumes[mounts[folder]]["secret"] == {"secretName": "s3.engines"}
 
 
 def test_the_router_gets_its_ports_and_keys(default):

@@ -94,3 +94,4 @@ def test_only_the_operator_has_a_token_and_the_store_s_credentials(rendered):
     assert "AWS_SECRET_ACCESS_KEY" in str(operator)
     assert "AWS" not in str(router)
     assert "secretKeyRef" not in str(router)
+    assert not any("secret" in volume for volume in router["volumes"])

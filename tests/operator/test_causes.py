@@ -77,6 +77,17 @@ async def test_a_builder_that_was_heard_may_be_busy_for_a_minute(world):
     await world.run_until(lambda: world.conditions()["EngineReady"]["reason"] == "AgentUnreachable", 20)
 
 
+async def test_a_claim_that_does_not_exist_is_named_with_its_remedy(world):
+    said = '0/1 nodes are available: persistentvolumeclaim "models" not found. not found'
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
+    world._run_inspect = lambda pod: world._set(pod, {"phase": "Pending", "conditions": [unplaced]})
+    world.apply(checkpoint={"uri": "pvc://models/code/"})
+    await world.run(10)
+    found = world.conditions()["EngineReady"]
+    assert found["reason"] == "Unschedulable" and '"models" not found' in found["message"]
+    assert "Create that claim" in found["message"] and "lower the request" not in found["message"]
+
+
 async def test_a_build_that_runs_into_its_time_limit_says_so_and_is_tried_again(world):
     world.agents.mute = {"builder"}
     world.apply()

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
+from hotstart.operator.adapters.object_store import make_store
 from hotstart.operator.adapters.permissions import REQUIRED
 from hotstart.operator.api import (
     CompletionModel,
@@ -350,6 +351,23 @@ def test_settings_are_read():
     settings = read_settings({**ENVIRONMENT, "HOTSTART_WATCH_NAMESPACES": "a, b", "POD_NAME": "op-1"})
     assert settings.watch_namespaces == ("a", "b")
     assert settings.identity.startswith("op-1_")
+
+
+def test_new_credentials_of_the_store_are_taken_up(tmp_path):
+    for name, text in (("AWS_ACCESS_KEY_ID", "old"), ("AWS_SECRET_ACCESS_KEY", "old-secret")):
+        (tmp_path / name).write_text(text)
+    store = make_store(read_settings({**ENVIRONMENT, "HOTSTART_STORE_CREDENTIALS": str(tmp_path)}).store)
+    assert "X-Amz-Credential=old%2F" in store.presign_get("engines/e")
+    (tmp_path / "AWS_ACCESS_KEY_ID").write_text("new\n")
+    (tmp_path / "AWS_SESSION_TOKEN").write_text("a-token")
+    url = store.presign_get("engines/e")
+    assert "X-Amz-Credential=new%2F" in url and "X-Amz-Security-Token=a-token" in url
+    (tmp_path / "AWS_SECRET_ACCESS_KEY").unlink()
+    assert "X-Amz-Credential=new%2F" in store.presign_get("engines/e"), "those of before, while they are not whole"
+
+
+def test_without_a_folder_of_credentials_they_are_those_of_the_environment():
+    assert "X-Amz-Credential=a%2F" in make_store(read_settings(ENVIRONMENT).store).presign_get("engines/e")
 
 
 @pytest.mark.parametrize("missing", sorted(ENVIRONMENT))

@@ -11,6 +11,7 @@ from hotstart.engines.errors import Reason as EngineReason
 from hotstart.engines.errors import Terminal
 from hotstart.engines.profile import LoadPoint, LonePoint, Profile
 from hotstart.exchange.messages import BuildPhase, PodFailure
+from hotstart.exchange.names import LABEL_ENGINE
 from hotstart.operator.core.errors import StoreFailed
 
 from tests.operator import doubles
@@ -78,6 +79,7 @@ async def test_a_missing_secret_is_named_within_ten_seconds_and_heals(world):
     found = world.conditions()["EngineReady"]
     assert (found["status"], found["reason"]) == ("False", "SecretNotFound")
     assert "'reader'" in found["message"] and "create it" in found["message"]
+    assert "AWS_ACCESS_KEY_ID" in found["message"] and "HF_TOKEN for hf://" in found["message"]
     world.missing_secrets = set()
     await world.run_until(world.is_ready)
 
@@ -131,6 +133,7 @@ async def test_a_build_that_cannot_pass_is_not_tried_again_once_its_job_is_taken
     assert sum(write.startswith("create Job/build-") for write in world.cluster.writes) == 1
     found = world.conditions()["EngineReady"]
     assert found["reason"] == "UnsupportedRecipe" and "No such layer." in found["message"]
+    assert world.conditions()["Progressing"]["status"] == "False"
     (engine,) = world.cluster.all("Engine")
     world.build_exit = None
     world.cluster.drop("Engine", engine["metadata"]["name"])  # the lever for another try
@@ -309,6 +312,29 @@ async def test_a_revision_that_the_spec_describes_no_longer_is_kept_up_until_the
     await world.run_until(world.is_ready, 60)
     await world.run_until(lambda: len(world.pods()) == 2, 60)
     assert world.model()["status"]["revision"] != revision
+
+
+@pytest.mark.parametrize(("serving", "crashing"), [("int8", "float32"), ("float32", "int8")])
+async def test_of_several_revisions_the_one_that_serves_is_kept_at_its_number(world, serving, crashing):
+    def pods_of(name: str) -> int:
+        return sum(pod["metadata"]["labels"][LABEL_ENGINE] == name for pod in world.pods())
+
+    load = PodFailure(reason="EngineLoadFailed", message="bad", retryable=False)
+    world.apply(replicas=2, engine={"quantization": serving})
+    await world.run_until(world.is_ready)
+    (engine,) = (engine["metadata"]["name"] for engine in world.cluster.all("Engine"))
+    world.agents.failures["*"] = load
+    world.apply(replicas=2, engine={"quantization": crashing})
+    await world.run_until(lambda: world.conditions()["Degraded"]["status"] == "True", 90)
+    (key,) = (e["spec"]["key"] for e in world.cluster.all("Engine") if e["metadata"]["name"] != engine)
+    world.agents.failures = {key: load}
+    world.agents.mute.add("builder")
+    world.apply(replicas=2, engine={"quantization": "int8_float32"})
+    await world.run(20)
+    lost = next(pod for pod in world.pods() if pod["metadata"]["labels"][LABEL_ENGINE] == engine)
+    world.cluster.drop("Pod", lost["metadata"]["name"])
+    await world.run(30)
+    assert (pods_of(engine), len(world.agents.routes[0].endpoints)) == (2, 2)
 
 
 async def test_a_change_of_the_pod_surges_and_drains(world):

@@ -14,6 +14,7 @@ import yaml
 from hotstart.engines.builder.settings import make_build_settings
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.operator.api import CompletionModel, Engine
+from hotstart.operator.core.backoff import BUILD_KILLED
 from hotstart.operator.core.facts import make_job_facts, make_pod_facts
 from hotstart.operator.core.job_manifests import make_build_job, make_inspect_job
 from hotstart.operator.core.jobs import Failed, decide_outcome
@@ -131,6 +132,11 @@ def test_inspection_needs_no_gpu_and_no_large_image():
     job = make_inspect_job(model_of(), IMAGES, attempt=0)
     assert "nvidia.com" not in str(job)
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "builder:1"
+
+
+def test_a_killed_build_is_remembered_while_two_more_run_as_long_as_they_may():
+    spec = build_job()["spec"]
+    assert spec["ttlSecondsAfterFinished"] > 2 * (spec["activeDeadlineSeconds"] + BUILD_KILLED.cap)
 
 
 def test_a_partition_is_asked_for_by_name():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from types import SimpleNamespace
 
 import pytest
 from hotstart.engines.collection import StoredObject
 from hotstart.engines.manifest import parse_manifest
+from hotstart.engines.s3 import StorePlace
+from hotstart.engines.store import S3EngineStore
 from hotstart.exchange.messages import PodFailure
+from hotstart.operator.adapters.object_store import ThreadedStore
 from hotstart.operator.core.damage import ANNOTATION_MENDED, MEND_SECONDS, find_damage
 from hotstart.operator.core.errors import StoreFailed
 from hotstart.operator.reconcile.mend import LOOK_SECONDS, Mender
@@ -205,3 +209,17 @@ async def test_what_counts_as_damage(stage: Stage, changes, accusers, said) -> N
     assert said in found and bool(said) == bool(found)
     assert "describes another engine" in find_damage(text, "ef" * 32, "p/", objects, 0)
     assert json.loads(text)["files"], "the manifest is a real one"
+
+
+async def test_a_manifest_that_is_no_text_any_longer_is_one_that_cannot_be_read(stage: Stage) -> None:
+    """The operator reads it through its own store: a flipped high bit is no UTF-8."""
+    damaged = bytearray(stage.store.objects[stage.path("manifest.json")].encode())
+    damaged[100] ^= 0x80
+    real = S3EngineStore(StorePlace(bucket="b", endpoint="http://127.0.0.1:1", access_key="a", secret_key="b"))
+    real._client = SimpleNamespace(get_object=lambda Bucket, Key: {"Body": io.BytesIO(damaged)})
+    text = await ThreadedStore(lambda: real, real.location).get_manifest(stage.path("manifest.json"))
+    assert text is not None
+    stage.store.objects[stage.path("manifest.json")] = text
+    stage.world.clock.seconds += 400  # the operator looks at every engine at each resync
+    await stage.run_until(lambda: stage.builds() == 2)
+    await stage.run_until(stage.world.is_ready)

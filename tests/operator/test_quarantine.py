@@ -6,6 +6,7 @@ import json
 
 import pytest
 from hotstart.exchange.messages import PodFailure
+from hotstart.operator.core.conditions import MESSAGE_LIMIT
 from hotstart.operator.core.errors import Retryable, StoreFailed
 from hotstart.operator.core.quarantine import (
     ANNOTATION_LIFT,
@@ -71,6 +72,31 @@ async def test_an_engine_that_fails_its_verification_is_never_built_again(world)
     assert [note for note in world.events.notes if note.reason == "EngineQuarantined" and note.warning]
     assert marker(world)["number"] == 1
     assert not world.pods()
+
+
+async def test_how_it_is_lifted_is_said_whole_whatever_the_build_said(world):
+    long = {**WRONG["failure"], "message": "Tokens differ. " * 40, "log_tail": ["x" * 190, "y" * 190]}
+    world.build_exit = {"failure": long}
+    world.apply()
+    await world.run_until(lambda: world.conditions().get("EngineReady", {}).get("reason") == "EngineQuarantined")
+    name = engine_of(world)["metadata"]["name"]
+    lift = f"'kubectl -n {NAMESPACE} annotate engine {name} {ANNOTATION_LIFT}=1 --overwrite'"
+    ready = next(c for c in engine_of(world)["status"]["conditions"] if c["type"] == "Ready")
+    for found in (ready, world.conditions()["EngineReady"]):
+        assert lift in found["message"] and "Tokens differ." in found["message"]
+        assert len(found["message"]) < MESSAGE_LIMIT
+
+
+async def test_nothing_is_under_way_to_a_model_whose_engine_is_quarantined(world):
+    await quarantine(world)
+    await world.run(2)
+    found = world.conditions()["Progressing"]
+    assert (found["status"], found["reason"]) == ("False", "EngineQuarantined")
+    annotate(world, lift="1")
+    world.agents.mute.add("builder")
+    world.build_exit = None
+    await world.run(5)
+    assert world.conditions()["Progressing"]["status"] == "True"
 
 
 async def test_a_second_run_writes_nothing_about_a_quarantine(world):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 
 from hotstart.exchange.messages import LATENCY_EDGES_MS, ModelSecond
-from hotstart.operator.api import CompletionModelSpec, Reason
+from hotstart.operator.api import CompletionModel, CompletionModelSpec, Reason
+from hotstart.operator.api.model_spec import Slo
 from hotstart.operator.core.scale import Fleet, ScaleState, decide_scale
+from hotstart.operator.core.verdicts import judge_slo
 from hotstart.operator.core.window import Window, add_seconds, measure_latency
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +32,7 @@ def make_spec(**scaling) -> CompletionModelSpec:
 
 def buckets(milliseconds: float, count: int) -> tuple[int, ...]:
     found = [0] * (len(LATENCY_EDGES_MS) + 1)
-    found[next(i for i, edge in enumerate(LATENCY_EDGES_MS) if milliseconds <= edge)] = count
+    found[bisect_left(LATENCY_EDGES_MS, milliseconds)] = count
     return tuple(found)
 
 
@@ -111,7 +114,9 @@ def test_an_override_wins_until_its_time():
     spec = make_spec(override=override)
     decision = decide(Window(), Fleet(current=1, ready=1, coming=0), spec)
     assert (decision.replicas, decision.reason) == (12, Reason.OVERRIDE_ACTIVE)
-    assert "launch" in decision.message
+    assert "launch" in decision.message and "until 2027-01-15 08:10:00 UTC" in decision.message
+    elsewhere = make_spec(override={**override, "until": "2027-01-15T17:10:00+09:00"})
+    assert decide(Window(), Fleet(current=1, ready=1, coming=0), elsewhere).message == decision.message
     after = decide(Window(), Fleet(current=12, ready=12, coming=0), spec, now=NOW + 601)
     assert (after.replicas, after.reason) == (10, Reason.AT_MAXIMUM)
 
@@ -201,3 +206,16 @@ def test_the_percentile_is_interpolated_and_late_cancels_count_as_slow():
     found = measure_latency(window.last(10, NOW), 95)
     assert found.value == LATENCY_EDGES_MS[-1]
     assert found.violations == 50
+
+
+def test_an_slo_beyond_the_last_bucket_is_judged_by_count():
+    spec = make_spec().model_copy(update={"slo": Slo(latency="30s")})
+    model = CompletionModel.model_construct(spec=spec)
+    assert spec.slo.latency.milliseconds > LATENCY_EDGES_MS[-1]
+    for within, missed in ((0, True), (4, True), (5, False)):  # of the 5 of each second
+        seconds = [traffic(int(NOW) - 1 - i, 0.75, ms=math.inf) for i in range(30)]
+        window = add_seconds(Window(), [second.model_copy(update={"within_slo": within}) for second in seconds], NOW)
+        verdict = judge_slo(model, measure_latency(window.last(60, NOW), spec.slo.percentile))
+        assert verdict.holds is not missed and f"{150 - 30 * within} of 150 requests" in verdict.message
+        decision = decide(window, Fleet(current=1, ready=1, coming=0), spec)
+        assert (decision.reason is Reason.LATENCY_ABOVE_SLO) is missed

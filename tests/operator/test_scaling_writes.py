@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hotstart.exchange.messages import ModelSecond
-from hotstart.operator.core.errors import Retryable
+from hotstart.operator.core.errors import Forbidden, Retryable
 
 from tests.operator.doubles import NAMESPACE
 from tests.operator.world import World
@@ -85,6 +85,47 @@ async def test_a_write_that_fails_is_made_in_the_next_turn(world):
     assert failures == []
     (up,) = decisions(world)
     assert (up["from"], up["to"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Forbidden('admission webhook "limits" denied the request: at most 1'), "AdmissionDenied"),
+        (Retryable("failed calling webhook"), "PodCreateFailed"),
+    ],
+)
+async def test_a_number_that_the_api_server_refuses_is_told(world, error, reason):
+    await serve(world)
+    original = world.cluster.set_scale
+
+    async def refuse(*_):
+        raise error
+
+    world.cluster.set_scale = refuse
+    play_traffic(world, busy=2.0, seconds=30)
+    await world.run_until(lambda: world.conditions()["ScalingActive"]["reason"] == reason)
+    said = f"The API server does not take 2 replicas: {error}"
+    scaling = world.conditions()["ScalingActive"]
+    assert (scaling["status"], scaling["message"]) == ("False", said)
+    assert (world.model()["spec"]["replicas"], decisions(world)) == (1, [])
+    assert {(note.warning, note.message) for note in world.events.notes if note.reason == reason} == {(True, said)}
+    world.cluster.set_scale = original
+    await world.run_until(lambda: world.conditions()["ScalingActive"]["status"] == "True")
+    assert scale_writes(world) == ["scale m 2"]
+
+
+async def test_an_override_that_the_api_server_refuses_has_not_ended(world):
+    await serve(world)
+
+    async def refuse(*_):
+        raise Forbidden("at most 1")
+
+    world.cluster.set_scale = refuse
+    override = {"replicas": 2, "until": "2037-01-01T00:00:00Z", "reason": "launch"}
+    world.apply(scaling={**UP_TO_TWO, "override": override})
+    await world.run(3)
+    assert world.conditions()["ScalingActive"]["reason"] == "AdmissionDenied"
+    assert not [note for note in world.events.notes if note.reason == "OverrideEnded"]
 
 
 @pytest.mark.parametrize("change", [{"management": "Paused"}, {"scaling": {"mode": "External"}}])

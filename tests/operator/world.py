@@ -16,7 +16,7 @@ from hotstart.operator.reconcile.engine import EngineReconciler
 from hotstart.operator.reconcile.exchange import Exchange
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.model import ModelReconciler
-from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
+from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of, version_of
 from hotstart.operator.reconcile.routing import RouterPod, Routing
 from hotstart.operator.reconcile.scaling import Scaler
 
@@ -65,7 +65,7 @@ class Operator:
             return
         keys = keys_of(obj, self.observed)
         if deleted:
-            self.observed.remove(obj)
+            self.observed.remove(obj, at=version_of(obj))
         else:
             self.observed.put(obj)
         for key in keys:

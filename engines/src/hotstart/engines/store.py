@@ -121,7 +121,7 @@ class S3EngineStore:
                 if _is_missing(error):
                     return None
                 raise
-        return str(body.decode())
+        return str(body.decode(errors="replace"))  # what is damaged is told by whoever parses it
 
     def put_manifest(self, prefix: str, text: str) -> str:
         key = f"{prefix}{MANIFEST_NAME}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from hotstart.exchange.names import PORT_OPERATOR_METRICS
 from hotstart.operator.api.model_spec import Management
@@ -15,12 +16,17 @@ from hotstart.operator.reconcile.collect import CollectionSettings
 
 COLLECTION_MODES = ("Delete", "Report", "Off")
 LEAST_KEY_ROTATION_SECONDS = 3600.0
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # variables, and entries of the Secret
+SESSION_TOKEN = "AWS_SESSION_TOKEN"
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """Where the engine store is. ``endpoint`` '' is AWS."""
+    """Where the engine store is. ``endpoint`` '' is AWS.
+
+    ``credentials`` is the folder with the Secret's entries, which Kubernetes keeps up to date; None: they stay.
+    """
 
     bucket: str
     endpoint: str
@@ -28,6 +34,7 @@ class StoreSettings:
     access_key: str
     secret_key: str
     session_token: str
+    credentials: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,10 @@ def read_settings(env: Mapping[str, str]) -> Settings:
             bucket=need(env, "HOTSTART_STORE_BUCKET", "the bucket of the engine store"),
             endpoint=endpoint,
             region=env.get("HOTSTART_STORE_REGION") or "us-east-1",
-            access_key=need(env, "AWS_ACCESS_KEY_ID", "credentials of the engine store"),
-            secret_key=need(env, "AWS_SECRET_ACCESS_KEY", "credentials of the engine store"),
-            session_token=env.get("AWS_SESSION_TOKEN", ""),
+            access_key=need(env, CREDENTIALS[0], "credentials of the engine store"),
+            secret_key=need(env, CREDENTIALS[1], "credentials of the engine store"),
+            session_token=env.get(SESSION_TOKEN, ""),
+            credentials=Path(folder) if (folder := env.get("HOTSTART_STORE_CREDENTIALS", "")) else None,
         ),
         collection=read_collection(env),
         key_rotation=read_key_rotation(env.get("HOTSTART_KEY_ROTATION", "720h")),

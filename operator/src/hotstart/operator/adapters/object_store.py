@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from hotstart.engines.collection import StoredObject
@@ -12,17 +15,25 @@ from hotstart.engines.s3 import StorePlace
 from hotstart.engines.store import EngineStore, S3EngineStore
 from hotstart.operator.core.errors import StoreFailed
 from hotstart.operator.reconcile.ports import OpenUpload, Upload
-from hotstart.operator.settings import StoreSettings
+from hotstart.operator.settings import CREDENTIALS, SESSION_TOKEN, StoreSettings
 
+log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
 class ThreadedStore:
-    """Runs each request of a blocking store in a thread; presigning makes no request and runs at once."""
+    """Runs each request of a blocking store in a thread; presigning makes no request and runs at once.
 
-    def __init__(self, store: EngineStore, location: str) -> None:
-        self._store = store
+    ``find_store`` gives the store as it is to be asked now.
+    """
+
+    def __init__(self, find_store: Callable[[], EngineStore], location: str) -> None:
+        self._find_store = find_store
         self._location = location
+
+    @property
+    def _store(self) -> EngineStore:
+        return self._find_store()
 
     @property
     def location(self) -> str:
@@ -91,17 +102,45 @@ class ThreadedStore:
             raise StoreFailed(error.message, str(error.reason)) from error
 
 
+class FollowedStore:
+    """The S3 store with the credentials of now: a new client where the Secret's files say something else."""
+
+    def __init__(self, place: StorePlace, folder: Path | None) -> None:
+        self._place = place
+        self._folder = folder
+        self._store = S3EngineStore(place)
+
+    def current(self) -> S3EngineStore:
+        """The store to ask now."""
+        place = self._place if self._folder is None else with_credentials(self._place, self._folder)
+        if place != self._place:
+            self._store, self._place = S3EngineStore(place), place
+            log.info("credentials of the engine store have changed and are taken up")
+        return self._store
+
+
+def with_credentials(place: StorePlace, folder: Path) -> StorePlace:
+    """The place with the credentials in the folder's files; as it is while these cannot be read."""
+    try:
+        access_key, secret_key = ((folder / name).read_text().strip() for name in CREDENTIALS)
+        token = folder / SESSION_TOKEN
+        session_token = token.read_text().strip() if token.exists() else ""
+    except (OSError, ValueError) as error:
+        log.warning("credentials of the engine store unreadable, those of before are used error=%s", error)
+        return place
+    return replace(place, access_key=access_key, secret_key=secret_key, session_token=session_token)
+
+
 def make_store(settings: StoreSettings) -> ThreadedStore:
     """The store that the operator's settings name."""
-    store = S3EngineStore(
-        StorePlace(
-            bucket=settings.bucket,
-            endpoint=settings.endpoint,
-            region=settings.region,
-            access_key=settings.access_key,
-            secret_key=settings.secret_key,
-            session_token=settings.session_token,
-            credentials_from="the Secret named by store.secretName of the chart",
-        )
+    place = StorePlace(
+        bucket=settings.bucket,
+        endpoint=settings.endpoint,
+        region=settings.region,
+        access_key=settings.access_key,
+        secret_key=settings.secret_key,
+        session_token=settings.session_token,
+        credentials_from="the Secret named by store.secretName of the chart",
     )
-    return ThreadedStore(store, store.location)
+    followed = FollowedStore(place, settings.credentials)
+    return ThreadedStore(followed.current, followed.current().location)

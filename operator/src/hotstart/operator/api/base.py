@@ -45,7 +45,7 @@ def rules(*declared: Rule) -> dict[str, Any]:
 
 
 class ApiModel(BaseModel):
-    """Base of every part of a kind that its writer must spell right: unknown fields are refused."""
+    """Base of every part of a kind that its writer must spell right: unknown fields are refused, but for `from_api`."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -87,8 +87,12 @@ class Kind(StatusModel):
 
     @classmethod
     def from_api(cls, obj: Mapping[str, Any]) -> Self:
-        """Parse an object as the API server returned it. Raises pydantic.ValidationError naming each wrong field."""
-        return cls.model_validate(obj)
+        """Parse an object as the API server returned it. Raises pydantic.ValidationError naming each wrong field.
+
+        The API server refuses what it does not know. Fields that it knows and this version does not are those of a
+        newer one, and are ignored: an older leader reads on while its successor's kinds are there.
+        """
+        return cls.model_validate(obj, extra="ignore")
 
 
 def make_text_type(rule_name: str, pattern: str, message: str, max_length: int, min_length: int = 1) -> Any:

@@ -96,11 +96,12 @@ DnsName = make_text_type(
     "must be the name of an object in this namespace: lower-case letters, digits, '-' and '.'",
     max_length=253,
 )
+# White space is spelled out: RE2's \s is ASCII's, Python's is Unicode's.
 CheckpointUri = make_text_type(
     "checkpoint-uri-form",
-    r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\s?#]*"
-    r"|pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[^\s?#]*)?"
-    r"|hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}@[0-9a-f]{40}(/[^\s?#]*)?)$",
+    r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\x20\t\n\f\r?#]*"
+    r"|pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[^\x20\t\n\f\r?#]*)?"
+    r"|hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}@[0-9a-f]{40}(/[^\x20\t\n\f\r?#]*)?)$",
     "must be s3://BUCKET/PREFIX/, pvc://CLAIM/PATH, or hf://ORG/NAME@COMMIT with a commit of 40 hex digits",
     max_length=1024,
 )

@@ -19,7 +19,7 @@ from hotstart.operator.adapters.kube import KubeCluster
 from hotstart.operator.adapters.object_store import make_store
 from hotstart.operator.adapters.signing_keys import KeySecret
 from hotstart.operator.app.key_keeper import KeyKeeper
-from hotstart.operator.core.errors import HotstartError
+from hotstart.operator.core.errors import Forbidden, HotstartError
 from hotstart.operator.core.key_rotation import decide_keys
 from hotstart.operator.core.writes import Object
 from hotstart.operator.handlers.watches import run_watches
@@ -30,8 +30,8 @@ from hotstart.operator.reconcile.exchange import Exchange
 from hotstart.operator.reconcile.memory import Memory
 from hotstart.operator.reconcile.mend import Mender
 from hotstart.operator.reconcile.model import ModelReconciler
-from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of
-from hotstart.operator.reconcile.routing import Routing, make_router_pod
+from hotstart.operator.reconcile.observed import SELECTORS, WATCHED, Key, Observed, keys_of, version_of
+from hotstart.operator.reconcile.routing import RouterPod, Routing, make_router_pod
 from hotstart.operator.reconcile.scaling import Scaler
 from hotstart.operator.reconcile.work_queue import WorkQueue
 from hotstart.operator.settings import Settings
@@ -42,7 +42,7 @@ QUICK_SECONDS = 0.25  # between turns while a pod is on its way in or out
 HANGING_SECONDS = 120.0
 RESYNC_SECONDS = 300.0
 SWEEP_SECONDS = 600.0
-ROUTER_LIST_TURNS = 3  # the routers' pods are listed every so many turns
+ROUTER_LIST_SECONDS = 3.0
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Leader:
     collector: Collector | None
     mender: Mender
     keys: KeyKeeper
-    _turns: int = 0
+    _routers: tuple[RouterPod, ...] | None = None  # as last listed; None: not yet
     _turned_at: float = field(default_factory=time.monotonic)
 
     async def run(self) -> None:
@@ -71,6 +71,7 @@ class Leader:
             self.queue.run(),
             self.keys.keep(),
             self._take_turns(),
+            self._list_routers_for_ever(),
             self._resync_for_ever(),
             self._sweep_for_ever(),
             self._mend_for_ever(),
@@ -86,31 +87,44 @@ class Leader:
             await self._turn()
         except HotstartError as error:
             log.warning("first turn failed error=%s", error)
+        except Exception:  # the turns that follow are made all the same
+            log.exception("first turn raised")
 
     def on_event(self, kind: str, obj: Object, deleted: bool) -> None:
         """One event of a watch: the view first, then the keys, also where our own write was seen before its event."""
         keys = keys_of(obj, self.observed)
         if deleted:
-            self.observed.remove(obj)
+            self.observed.remove(obj, at=version_of(obj))
         else:
             self.observed.put(obj)
         for key in keys:
             self.queue.add(key)
 
     async def resync(self) -> None:
-        """Lists every kind anew, and reconciles everything once."""
+        """Lists every kind anew, and reconciles everything once.
+
+        Raises:
+            Forbidden: a namespace may not be listed; the others were.
+        """
+        refusal: Forbidden | None = None
         self.exchange.memory.namespaces.clear()  # one may have been made anew under its name
         for kind in WATCHED:
             for namespace in self.settings.watch_namespaces or ("",):
                 within = "" if kind == "Node" else namespace
                 labels = SELECTORS.get(kind, "")
-                objects, version = await self.cluster.list_at_version(kind, namespace=within, labels=labels)
+                try:
+                    objects, version = await self.cluster.list_at_version(kind, namespace=within, labels=labels)
+                except Forbidden as error:
+                    refusal = error
+                    continue
                 self.observed.replace(kind, objects, namespace=within, before=version)
         for config in self.observed.all("ConfigMap"):
             self.observed.forget(config)
         for kind in ("CompletionModel", "Engine"):
             for obj in self.observed.all(kind):
                 self.queue.add(Key(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"]))
+        if refusal is not None:
+            raise refusal
 
     async def _resync_for_ever(self) -> None:
         while True:
@@ -154,16 +168,28 @@ class Leader:
             await asyncio.sleep(max(0.02, QUICK_SECONDS - (time.monotonic() - begun)))
 
     async def _turn(self) -> None:
-        if self._turns % ROUTER_LIST_TURNS == 0:
-            labels = f"{LABEL_COMPONENT}={COMPONENT_ROUTER}"
-            pods = await self.cluster.list("Pod", namespace=self.settings.namespace, labels=labels)
-            self.exchange.routing.routers = tuple(
-                router for pod in pods if (router := make_router_pod(pod)) is not None
-            )
-        self._turns += 1
+        if self._routers is None:  # without them no turn: every pod would be taken for one that no router sends to
+            self._routers = await self._list_routers()
+        self.exchange.routing.routers = self._routers
         await self.exchange.turn()
         await self.scaler.turn()
         self._measure()
+
+    async def _list_routers_for_ever(self) -> None:
+        """Beside the turns, which go on with the routers of before while the API server does not tell."""
+        while True:
+            await asyncio.sleep(ROUTER_LIST_SECONDS)
+            try:
+                self._routers = await self._list_routers()
+            except HotstartError as error:
+                log.warning("routers not listed, those of before are asked error=%s", error)
+            except Exception:
+                log.exception("listing the routers raised")
+
+    async def _list_routers(self) -> tuple[RouterPod, ...]:
+        labels = f"{LABEL_COMPONENT}={COMPONENT_ROUTER}"
+        pods = await self.cluster.list("Pod", namespace=self.settings.namespace, labels=labels)
+        return tuple(router for pod in pods if (router := make_router_pod(pod)) is not None)
 
     def _measure(self) -> None:
         """Gauges of what is observed."""

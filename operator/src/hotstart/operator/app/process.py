@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -19,6 +19,7 @@ from hotstart.operator.adapters.kube import KubeCluster, connect
 from hotstart.operator.adapters.lease import LeaseHolder, LeaseLost
 from hotstart.operator.adapters.signing_keys import ensure_signing_keys
 from hotstart.operator.app.leader import make_leader, run_until_first
+from hotstart.operator.core.errors import Terminal
 from hotstart.operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -84,12 +85,33 @@ async def lead_or_stop(settings: Settings, cluster: KubeCluster, stop: asyncio.E
 
 async def lead(settings: Settings, cluster: KubeCluster, vitals: Vitals, *, epoch: int) -> None:
     """All that a leader does, until it is cancelled."""
+    settings = replace(settings, watch_namespaces=await find_standing(cluster, settings.watch_namespaces))
     secret = await ensure_signing_keys(cluster, settings.namespace, time.time())
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     async with aiohttp.ClientSession(connector=connector) as session:
         leader = make_leader(settings, cluster, secret, session, epoch=epoch)
         vitals.is_alive = leader.is_alive
         await leader.run()
+
+
+async def find_standing(cluster: KubeCluster, namespaces: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the watched namespaces that stand: in another nothing may be listed, which would end every watch.
+
+    Raises:
+        Terminal: there are some, and none stands.
+    """
+    found = {name: await cluster.get("Namespace", "", name) for name in namespaces}
+    gone = [name for name, each in found.items() if each is None or each["metadata"].get("deletionTimestamp")]
+    for name in gone:
+        log.warning(
+            "watched namespace is gone and left out: make it, upgrade the release, restart the operator name=%s", name
+        )
+    if gone and len(gone) == len(found):
+        raise Terminal(
+            f"None of operator.watchNamespaces stands ({', '.join(gone)}): make one and upgrade the release, or name "
+            "others there."
+        )
+    return tuple(name for name in found if name not in gone)
 
 
 async def first_of(stop: asyncio.Event, work: object) -> bool:

@@ -105,7 +105,7 @@ def decide_unknown(view: EngineView, failure: Failure, now: float) -> EnginePlan
 
 def decide_missing(view: EngineView, now: float) -> EnginePlan:
     """No engine and no Job: the first attempt, if any model wants it, and none after one that could not pass."""
-    # Kubernetes takes a failed Job away after an hour: what it said stands in the Engine's status alone.
+    # Kubernetes takes a failed Job away in the end: what it said stands in the Engine's status alone.
     final = None if view.quarantine is not None else find_final_failure(view.engine)  # lifted: once more
     if final is not None:
         return EnginePlan(say_failed(view, final, now, passes=False))

@@ -34,14 +34,15 @@ def record_crashes(old: CrashRecord, pods: tuple[PodFacts, ...], revision: str, 
     """The record with what the revision's pods show now; a pod that became ready since wipes the count.
 
     Restarts of a pod that serves are no crashes of the revision: it can serve. Nor are those of a pod that is seen
-    for the first time: they were before this process, or are counted in what a stopped revision's status says.
+    for the first time: they were before this process, or are counted in what a stopped revision's status says. Nor is
+    the end of a pod that Kubernetes took off its node.
     """
     own = [pod for pod in pods if pod.revision == revision and not pod.deleting]
     stand = {pod.uid for pod in pods}
     seen = {uid: crashes for uid, crashes in old.seen.items() if uid in stand}
     count, last_at, reason, message = old.count, old.last_at, old.reason, old.message
     for pod in own:
-        crashes = pod.restarts + (1 if has_failed(pod, now) else 0)
+        crashes = pod.restarts + (1 if has_failed(pod, now) and not pod.disrupted else 0)
         known = seen.get(pod.uid, crashes if count >= CRASHES_THAT_STOP else pod.restarts)
         if crashes > known and not is_serving(pod, now):
             count, last_at = count + crashes - known, now
@@ -53,9 +54,11 @@ def record_crashes(old: CrashRecord, pods: tuple[PodFacts, ...], revision: str, 
 
 
 def read_crash(pod: PodFacts) -> tuple[str, str]:
-    """Why the pod crashed, in its agent's words or in the last lines of its container."""
+    """Why the pod ended: in its agent's words, those of who took it off its node, or its container's last lines."""
     if pod.report is not None and pod.report.failure is not None:
         return pod.report.failure.reason, pod.report.failure.message
+    if pod.disrupted:
+        return Reason.REPLICAS_UNAVAILABLE, f"it was taken off node {pod.node}: {pod.disrupted}"
     if pod.exit is not None:
         tail = " | ".join(pod.exit.message.splitlines()[-3:])[-400:]
         said = f"container {pod.exit.container} ended with code {pod.exit.code} ({pod.exit.reason or 'Error'})"

@@ -19,6 +19,10 @@ class Conflict(Retryable):
     """The object changed, or stands already: gather again."""
 
 
+class Taken(Retryable):
+    """Something that is not ours, or no longer seen as ours, has the object's name. The message names it."""
+
+
 class Forbidden(Retryable):
     """The API server refuses: RBAC, a quota, or an admission rule. ``reason`` is a Reason of the api."""
 

@@ -68,6 +68,7 @@ class PodFacts:
     """One pod. Times are seconds since the epoch. ``manifest`` is the whole object.
 
     ``step`` is the init container that runs now; ``evicted`` is the kubelet's word where it took the pod off its node.
+    ``disrupted`` says why Kubernetes ends the pod, or has, whatever runs in it: a drain, a node's shutdown or pressure.
     """
 
     name: str
@@ -100,6 +101,7 @@ class PodFacts:
     failed_since: float | None = None  # when its agent first said that it failed, without having got further since
     step: str = ""
     evicted: str = ""
+    disrupted: str = ""
     manifest: Object = field(default_factory=dict, compare=False, repr=False)
 
     def is_fresh(self, now: float) -> bool:
@@ -113,6 +115,12 @@ def owner_of(obj: Object, kind: str) -> str:
         if owner.get("kind") == kind and owner.get("controller"):
             return str(owner["name"])
     return ""
+
+
+def controllers_of(obj: Object) -> frozenset[tuple[str, str]]:
+    """Kind and name of the object's controlling owner, where it has one."""
+    owners = obj.get("metadata", {}).get("ownerReferences", ())
+    return frozenset((str(owner["kind"]), str(owner["name"])) for owner in owners if owner.get("controller"))
 
 
 def make_pod_facts(
@@ -159,6 +167,7 @@ def make_pod_facts(
         failed_since=failed_since,
         step=find_step(status, pod.get("spec", {})),
         evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
+        disrupted=find_disruption(status, conditions),
         manifest=pod,
     )
 
@@ -198,6 +207,14 @@ def find_trouble(status: Object, conditions: Mapping[str, Object]) -> Trouble | 
         if waiting and waiting.get("reason", "") not in QUIET_WAITING:
             return Trouble(waiting["reason"], waiting.get("message", ""))
     return None
+
+
+def find_disruption(status: Object, conditions: Mapping[str, Object]) -> str:
+    """Why Kubernetes ends the pod, or has; '' where it does not."""
+    target = conditions.get("DisruptionTarget", {})
+    if target.get("status") != "True":
+        return ""
+    return str(status.get("message") or target.get("message") or target.get("reason") or "a disruption")
 
 
 def find_step(status: Object, spec: Object) -> str:

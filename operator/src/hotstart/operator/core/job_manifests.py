@@ -39,6 +39,7 @@ from hotstart.operator.core.pod_manifest import (
     CONTAINER_SECURITY,
     POD_SECURITY,
     field_env,
+    literal_env,
     make_owner,
     model_labels,
 )
@@ -46,9 +47,11 @@ from hotstart.operator.core.recipe import make_checkpoint_json, make_inspect_has
 from hotstart.operator.core.revision import Images
 
 SCRATCH = "/scratch"
-FINISHED_JOB_SECONDS = 3600  # then Kubernetes takes a finished Job away
 INSPECT_LIMIT_SECONDS = 3600
 BUILD_LIMIT_SECONDS = 4 * 3600
+#: Then Kubernetes takes a finished Job away. It stands for the next two attempts: they ask for more memory where it
+#: was killed for want of it.
+FINISHED_JOB_SECONDS = 3 * BUILD_LIMIT_SECONDS
 REQUESTS = {
     "inspect": {"cpu": "50m", "memory": "128Mi"},
     "build": {"cpu": "250m", "memory": "512Mi"},
@@ -59,7 +62,7 @@ REQUESTS = {
 def checkpoint_env(checkpoint: Checkpoint) -> dict[str, Any]:
     """HOTSTART_CHECKPOINT; the Secret's name is only for what the builder says."""
     value = {**make_checkpoint_json(checkpoint), "secretName": checkpoint.secret_name or ""}
-    return {"name": "HOTSTART_CHECKPOINT", "value": json.dumps(value)}
+    return literal_env("HOTSTART_CHECKPOINT", json.dumps(value))
 
 
 def make_inspect_job(model: CompletionModel, images: Images, *, attempt: int) -> dict[str, Any]:
@@ -67,8 +70,8 @@ def make_inspect_job(model: CompletionModel, images: Images, *, attempt: int) ->
     spec, spec_hash = model.spec, make_inspect_hash(model.spec)
     env = [
         checkpoint_env(spec.checkpoint),
-        {"name": "HOTSTART_SERVING", "value": make_serving_options(spec).model_dump_json()},
-        {"name": "HOTSTART_RUNTIME", "value": str(spec.engine.runtime)},
+        literal_env("HOTSTART_SERVING", make_serving_options(spec).model_dump_json()),
+        literal_env("HOTSTART_RUNTIME", str(spec.engine.runtime)),
     ]
     labels = model_labels(model.metadata.name, COMPONENT_INSPECT)
     job = make_job(
@@ -153,11 +156,11 @@ def make_engine_job(
     spec, meta = engine.spec, engine.metadata
     env = [
         checkpoint_env(checkpoint),
-        {"name": "HOTSTART_SERVING", "value": serving.model_dump_json()},
-        {"name": "HOTSTART_ENGINE_KEY", "value": spec.key},
-        {"name": "HOTSTART_RECIPE", "value": json.dumps(spec.recipe.to_engine_recipe().to_dict(), sort_keys=True)},
-        {"name": "HOTSTART_CHECKPOINT_DIGEST", "value": spec.checkpoint_digest},
-        {"name": "HOTSTART_TOKENIZER_DIGEST", "value": tokenizer_digest},
+        literal_env("HOTSTART_SERVING", serving.model_dump_json()),
+        literal_env("HOTSTART_ENGINE_KEY", spec.key),
+        literal_env("HOTSTART_RECIPE", json.dumps(spec.recipe.to_engine_recipe().to_dict(), sort_keys=True)),
+        literal_env("HOTSTART_CHECKPOINT_DIGEST", spec.checkpoint_digest),
+        literal_env("HOTSTART_TOKENIZER_DIGEST", tokenizer_digest),
     ]
     container = make_builder_container(command, env, checkpoint.secret_name, images, spec.runtime)
     container["ports"] = [{"name": "agent", "containerPort": PORT_AGENT}]
@@ -195,7 +198,7 @@ def make_builder_container(
         "command": ["hotstart-builder", command],
         "env": [
             *env,
-            {"name": "HOTSTART_SCRATCH", "value": SCRATCH},
+            literal_env("HOTSTART_SCRATCH", SCRATCH),
             field_env("POD_UID", "metadata.uid"),
             field_env("POD_NAME", "metadata.name"),
             field_env("POD_NAMESPACE", "metadata.namespace"),

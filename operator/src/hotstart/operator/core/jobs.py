@@ -64,11 +64,13 @@ def read_trouble(trouble: Trouble, *, secret: str, what: str) -> Failure:
         return Failure(
             Reason.SECRET_NOT_FOUND,
             f"Secret {secret!r}, named by spec.checkpoint.secretName, does not exist in this namespace: create it "
-            "with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; it is taken up by itself.",
+            "with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://, HF_TOKEN for hf://; it is taken up by itself.",
             True,
         )
     if trouble.reason == "Unschedulable":
         remedy = "Free or add resources, or lower the request"
+        if "persistentvolumeclaim" in text and "not found" in text:
+            remedy = "Create that claim in this namespace, or name another one in spec.checkpoint.uri"
         return Failure(Reason.UNSCHEDULABLE, f"No node takes {what}: {text}. {remedy}.", True)
     if trouble.reason in ("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"):
         return Failure(
@@ -154,12 +156,24 @@ def read_eviction(pod: PodFacts, *, fallback: str, what: str) -> Failure:
     return Failure(fallback, said, True, at)
 
 
+def say_disrupted(pod: PodFacts, what: str) -> Failure:
+    """A pod that Kubernetes ended, and for which the Job's policy has another one made in the same Job."""
+    if pod.evicted:
+        failure = read_eviction(pod, fallback=Reason.PENDING, what=what)
+    else:
+        said = f"{what.capitalize()} was taken off node {pod.node}: {pod.disrupted.rstrip('.')}."
+        failure = Failure(Reason.PENDING, said, True)
+    return replace(failure, message=f"{failure.message} Kubernetes starts it again.")
+
+
 def decide_outcome(job: JobFacts, *, secret: str, fallback: str, what: str, now: float) -> Outcome:
     """What the Job came to, from its pod first: the Job's own status comes seconds later."""
     pod = job.pod
     ended = None if pod is None else pod.exit
     if job.failed and job.failure_reason == DEADLINE:
         return Failed(read_deadline(job, fallback=fallback, what=what, now=now))
+    if pod is not None and pod.disrupted and pod.phase == "Failed" and not (job.failed or job.complete):
+        return Running(say_disrupted(pod, what))
     if pod is not None and pod.evicted and pod.phase == "Failed":
         return Failed(read_eviction(pod, fallback=fallback, what=what))
     if ended is not None and pod is not None and (pod.phase in ("Succeeded", "Failed") or job.failed or job.complete):

@@ -6,6 +6,7 @@ cannot become ready, the previous one serves on: its pods stay, and are replaced
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -210,8 +211,8 @@ def target_of(view: ModelView, engine: Engine, bundle: Bundle) -> Target:
 def find_previous(view: ModelView) -> Target | None:
     """The previous revision, which is kept at its number of replicas while the new one is not ready.
 
-    Its pods stand, or served last. Where more than engine or tokenizer differs from what is wanted, its pods are
-    copied.
+    Its pods stand, or served last; of several it is the one of which most pods serve. Where more than engine or
+    tokenizer differs from what is wanted, its pods are copied.
     """
     revisions = {pod.revision for pod in view.pods if not pod.deleting and pod.role != ROLE_DRAINING}
     if view.model.status.engine is not None:
@@ -222,8 +223,13 @@ def find_previous(view: ModelView) -> Target | None:
         if is_stored(engine)
         for bundle in list_bundles(engine)
     )
-    previous = next((target for target in targets if target.revision in revisions), None)
     served = "" if view.model.status.engine is None else view.model.status.engine.revision
+    serving = Counter(pod.revision for pod in view.pods if is_serving(pod, view.now))
+    previous = max(
+        (target for target in targets if target.revision in revisions),
+        key=lambda target: (serving[target.revision], target.revision == served),
+        default=None,
+    )
     return previous or copy_target(view.pods, view.engines, served, view.now)
 
 

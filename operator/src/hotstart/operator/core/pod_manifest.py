@@ -61,6 +61,11 @@ OF_ONE_POD = frozenset({"nodeName", "ephemeralContainers", "affinity"})
 GPU_CACHES = {"HOME": "/tmp", "CUDA_CACHE_PATH": "/tmp/cuda-cache", "TRITON_CACHE_DIR": "/tmp/triton-cache"}
 
 
+def literal_env(name: str, value: str) -> dict[str, Any]:
+    """An environment variable with this very value: the kubelet expands `$(NAME)`, and turns `$$` into `$`."""
+    return {"name": name, "value": value.replace("$", "$$")}
+
+
 def field_env(name: str, path: str) -> dict[str, Any]:
     """An environment variable from the pod's own fields."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
@@ -106,7 +111,7 @@ def make_environment(model: CompletionModel, *, caches: bool) -> list[dict[str, 
     if gpus is None:
         return []
     values = {"HOTSTART_TENSOR_PARALLEL": str(gpus.count), **(GPU_CACHES if caches else {})}
-    return [{"name": name, "value": value} for name, value in values.items()]
+    return [literal_env(name, value) for name, value in values.items()]
 
 
 def make_pod(
@@ -211,7 +216,7 @@ def make_agent_container(model: CompletionModel, images: Images) -> dict[str, An
             field_env("POD_UID", "metadata.uid"),
             field_env("POD_NAME", "metadata.name"),
             field_env("POD_NAMESPACE", "metadata.namespace"),
-            {"name": "HOTSTART_TRITON", "value": f"127.0.0.1:{PORT_TRITON_HTTP}"},
+            literal_env("HOTSTART_TRITON", f"127.0.0.1:{PORT_TRITON_HTTP}"),
             *make_environment(model, caches=False),
         ],
         "ports": [{"name": "agent", "containerPort": PORT_AGENT}],

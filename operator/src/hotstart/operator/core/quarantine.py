@@ -23,7 +23,7 @@ from hotstart.operator.core.writes import Patch
 ANNOTATION_LIFT = "hotstart.dev/lift-quarantine"
 ANNOTATION_NODES = "hotstart.dev/quarantined-nodes"
 MOST_NODES = 16  # of one engine; if it fails on more, it is not the nodes
-LONGEST_MESSAGE = 700  # characters; the sentence about lifting it must fit too
+LONGEST_MESSAGE = 400  # characters; a condition holds the sentence about lifting it too
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def describe_quarantine(quarantine: Quarantine, engine: Engine) -> Failure:
     """Why the engine is not built, and how that is changed."""
     meta = engine.metadata
     lift = f"kubectl -n {meta.namespace} annotate engine {meta.name} {ANNOTATION_LIFT}={quarantine.number} --overwrite"
-    message = f"It failed its verification and is never served. {quarantine.message} To build it once more: {lift}"
+    advice = f"It failed its verification and is never served. To build it once more, run '{lift}'."
+    message = f"{advice} {quarantine.message}"  # in this order: a long message is cut at its end
     return Failure(Reason.ENGINE_QUARANTINED, message, False, quarantine.at)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 
 from hotstart.operator.api import CompletionModelSpec, Reason
 from hotstart.operator.api.scaling import ScalingMode
@@ -73,6 +74,7 @@ class Demand:
     queued: float
     p95: float | None
     samples: int
+    missed: bool  # more requests took longer than the SLO than its percentile allows
 
     @property
     def peak(self) -> float:
@@ -92,6 +94,7 @@ def measure_demand(window: Window, percentile: int, now: float) -> Demand:
         queued=sum(second.queued for second in short) / BURST_SECONDS,
         p95=latency.value,
         samples=latency.samples,
+        missed=latency.misses(percentile),
     )
 
 
@@ -144,7 +147,8 @@ def override_active(view: ScaleView) -> ScaleDecision | None:
     override = view.spec.scaling.override
     if override is None or view.now >= override.until.timestamp():
         return None
-    text = f"On-call holds {override.replicas} replicas until {override.until:%Y-%m-%d %H:%M:%S} UTC: {override.reason}"
+    until = override.until.astimezone(UTC)
+    text = f"On-call holds {override.replicas} replicas until {until:%Y-%m-%d %H:%M:%S} UTC: {override.reason}"
     return view.decide(override.replicas, Reason.OVERRIDE_ACTIVE, text)
 
 
@@ -203,7 +207,7 @@ def latency_above(view: ScaleView) -> ScaleDecision | None:
     if view.capacity.lone_misses:
         return None
     enough = demand.samples >= LATENCY_SAMPLES and view.utilisation >= TRIM_UTILISATION
-    if demand.p95 is None or demand.p95 <= slo or not enough or view.fleet.current >= view.high:
+    if demand.p95 is None or not demand.missed or not enough or view.fleet.current >= view.high:
         return None
     if view.fleet.coming > 0 or view.now - view.state.trimmed < TRIM_SECONDS:
         return None

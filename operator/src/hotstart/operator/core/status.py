@@ -117,7 +117,17 @@ def judge_all(view: ModelView, plan: ModelPlan, latency: Latency, serving: int) 
         judge_attainable(model, decide_capacity(model.spec, serving_profile(view, plan))),
         judge_scaling(model, view.decision),
         judge_metrics(view.window, view.routers, view.now),
-        judge_progress(model, engine, workload, live, desired, view.now, cordoned=view.cordoned, gpus=view.gpus),
+        judge_progress(
+            model,
+            engine,
+            workload,
+            live,
+            desired,
+            view.now,
+            made=progress.engine,
+            cordoned=view.cordoned,
+            gpus=view.gpus,
+        ),
         health,
     )
 

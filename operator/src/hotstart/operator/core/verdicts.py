@@ -12,6 +12,7 @@ from hotstart.operator.core.accelerators import GpuVerdict, explain_unschedulabl
 from hotstart.operator.core.capacity import Capacity
 from hotstart.operator.core.conditions import Verdict, failed_verdict, find_condition
 from hotstart.operator.core.crashes import CRASHES_THAT_STOP, CrashRecord, describe_stop, read_crash
+from hotstart.operator.core.engine_status import find_final_failure
 from hotstart.operator.core.facts import PodFacts
 from hotstart.operator.core.jobs import Failure, read_trouble
 from hotstart.operator.core.pod_states import describe_silence, has_failed, is_serving, is_silent
@@ -21,8 +22,13 @@ from hotstart.operator.core.revision import Target
 from hotstart.operator.core.scale import ScaleDecision, is_external
 from hotstart.operator.core.window import Latency, Window
 
-#: What stays as it is until somebody changes the spec.
-STUCK = frozenset({Reason.RUNTIME_NOT_AVAILABLE, Reason.DOES_NOT_FIT, Reason.UNSUPPORTED_RECIPE})
+#: What stays as it is until somebody changes the spec, or lifts the quarantine.
+STUCK = frozenset(
+    {Reason.RUNTIME_NOT_AVAILABLE, Reason.DOES_NOT_FIT, Reason.UNSUPPORTED_RECIPE, Reason.ENGINE_QUARANTINED}
+)
+
+#: Of a decision: demand is not known, or the API server does not take the number.
+NOT_SCALING = frozenset({Reason.HOLD_NO_DATA, Reason.QUOTA_EXCEEDED, Reason.ADMISSION_DENIED, Reason.POD_CREATE_FAILED})
 
 
 @dataclass(frozen=True)
@@ -134,10 +140,13 @@ def judge_slo(model: CompletionModel, latency: Latency) -> Verdict:
     kind, slo = ConditionType.SLO_MET, model.spec.slo
     if latency.value is None:
         return Verdict(kind, None, Reason.NO_TRAFFIC, "No completion in the last minute.")
-    text = f"P{slo.percentile} of the last minute is {step(latency.value)} ms, the SLO {slo.latency.milliseconds} ms."
-    if latency.value <= slo.latency.milliseconds:
-        return Verdict(kind, True, Reason.WITHIN_SLO, text)
-    return Verdict(kind, False, Reason.ABOVE_SLO, text)
+    text = (
+        f"P{slo.percentile} of the last minute is {step(latency.value)} ms, the SLO {slo.latency.milliseconds} ms: "
+        f"{latency.violations} of {latency.samples} requests took longer."
+    )
+    if latency.misses(slo.percentile):
+        return Verdict(kind, False, Reason.ABOVE_SLO, text)
+    return Verdict(kind, True, Reason.WITHIN_SLO, text)
 
 
 def judge_attainable(model: CompletionModel, capacity: Capacity) -> Verdict:
@@ -182,7 +191,7 @@ def judge_scaling(model: CompletionModel, decision: ScaleDecision | None) -> Ver
         return Verdict(kind, False, Reason.PAUSED, "management is Paused: the number of replicas stays.")
     if decision is None:
         return Verdict(kind, None, Reason.PENDING, "No decision was taken yet.")
-    if decision.reason is Reason.HOLD_NO_DATA:
+    if decision.reason in NOT_SCALING:
         return Verdict(kind, False, decision.reason, decision.message)
     if decision.reason is Reason.OVERRIDE_ACTIVE:
         return Verdict(kind, True, decision.reason, decision.message)
@@ -197,10 +206,14 @@ def judge_progress(
     target: Target | None,
     now: float,
     *,
+    made: Engine | None,
     cordoned: Collection[str],
     gpus: GpuVerdict | None,
 ) -> Verdict:
-    """Progressing: something is under way to what the spec wants. ``cordoned``: nodes that pods are to leave."""
+    """Progressing: something is under way to what the spec wants.
+
+    ``made`` is the wanted Engine that ``engine`` speaks of; ``cordoned``: nodes that pods are to leave.
+    """
     kind = ConditionType.PROGRESSING
     if model.spec.management is Management.PAUSED:
         return Verdict(kind, False, Reason.PAUSED, "management is Paused: nothing is written for this model.")
@@ -209,7 +222,8 @@ def judge_progress(
         text = f"Pods of revision {target.revision[:8]} replace older ones."
         return Verdict(kind, True, Reason.ROLLING_OUT, text)
     if engine.holds is not True:
-        return Verdict(kind, engine.reason not in STUCK, engine.reason, "")
+        stuck = engine.reason in STUCK or (made is not None and find_final_failure(made) is not None)
+        return Verdict(kind, not stuck, engine.reason, "")
     if workload.holds is not True:
         return Verdict(kind, True, workload.reason, "")
     leaving = sum(pod.node in cordoned for pod in live)

@@ -90,6 +90,10 @@ class Latency:
     samples: int
     violations: int  # completed after the SLO, or given up by the client after it
 
+    def misses(self, percentile: int) -> bool:
+        """Whether more requests took longer than the SLO than ``percentile`` allows: by count, not by bucket."""
+        return self.violations > self.samples * (100 - percentile) / 100
+
 
 def measure_latency(seconds: Iterable[Second], percentile: int) -> Latency:
     """The percentile by linear interpolation inside its bucket; a late cancel counts as slower than everything."""

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hotstart.operator.core.errors import Conflict, HotstartError
-from hotstart.operator.core.writes import Apply, Create, Delete, Patch, Write
-from hotstart.operator.reconcile.observed import Observed
+from hotstart.operator.core.errors import Conflict, HotstartError, Taken
+from hotstart.operator.core.facts import controllers_of
+from hotstart.operator.core.writes import Apply, Create, Delete, Object, Patch, Write
+from hotstart.operator.reconcile.observed import SELECTORS, Observed
 from hotstart.operator.reconcile.ports import Cluster
 
 log = logging.getLogger(__name__)
@@ -28,15 +29,21 @@ class Applied:
 
 
 async def apply_writes(cluster: Cluster, observed: Observed, writes: Iterable[Write]) -> Applied:
-    """Makes the writes in their order, until one fails; those before it stand, and are told of."""
+    """Makes the writes in their order, until one fails; those before it stand, and are told of.
+
+    One whose name is taken holds up nothing but itself.
+    """
     done: list[Write] = []
+    taken: Taken | None = None
     for write in writes:
         try:
             if await apply_write(cluster, observed, write):
                 done.append(write)
+        except Taken as error:
+            taken = taken or error
         except HotstartError as error:
             return Applied(tuple(done), error)
-    return Applied(tuple(done))
+    return Applied(tuple(done), taken)
 
 
 async def apply_write(cluster: Cluster, observed: Observed, write: Write) -> bool:
@@ -45,7 +52,7 @@ async def apply_write(cluster: Cluster, observed: Observed, write: Write) -> boo
         case Create(body=body):
             return await apply_create(cluster, observed, write)
         case Apply(body=body):
-            observed.put(await cluster.apply(body))
+            await apply_ours(cluster, observed, body)
         case Patch(kind=kind, namespace=namespace, name=name, body=body):
             changed = await cluster.patch(kind, namespace, name, body)
             if changed is None:
@@ -61,8 +68,44 @@ async def apply_write(cluster: Cluster, observed: Observed, write: Write) -> boo
     return True
 
 
+async def apply_ours(cluster: Cluster, observed: Observed, body: Object) -> None:
+    """Applies; what the view does not hold for ours is read first, for an apply takes over whatever has the name.
+
+    One with our label whose owner was taken off is taken back.
+
+    Raises:
+        Taken: it is somebody else's.
+    """
+    kind, meta = body["kind"], body["metadata"]
+    known = observed.get(kind, meta["namespace"], meta["name"])
+    owners = controllers_of(body)
+    if owners and (known is None or not controllers_of(known) <= owners):
+        check_ours(await cluster.get(kind, meta["namespace"], meta["name"]), body)
+    observed.put(await cluster.apply(body))
+
+
+def check_ours(standing: Object | None, body: Object) -> None:
+    """Raises Taken where what stands does not belong to whom ``body`` belongs to."""
+    owners = controllers_of(body)
+    if standing is not None and not owners <= controllers_of(standing):
+        meta, whose = body["metadata"], " ".join(" ".join(owner) for owner in owners)
+        raise Taken(f"{body['kind']} {meta['name']} stands already and does not belong to {whose}: delete it.")
+
+
+def check_seen(standing: Object, kind: str) -> None:
+    """Raises Taken where what stands lacks the label without which no watch tells of it."""
+    name, _, value = SELECTORS.get(kind, "").partition("=")
+    meta = standing["metadata"]
+    if name and meta.get("labels", {}).get(name) != value:
+        raise Taken(f"{kind} {meta['name']} stands already without the label {name}={value}: label it, or delete it.")
+
+
 async def apply_create(cluster: Cluster, observed: Observed, write: Create) -> bool:
-    """Creates; where the name is taken, what stands is read: the view was stale."""
+    """Creates; where the name is taken, what stands is read: the view was stale.
+
+    Raises:
+        Taken: it is somebody else's, or cannot be seen.
+    """
     body = write.body
     kind, meta = body["kind"], body["metadata"]
     try:
@@ -72,6 +115,8 @@ async def apply_create(cluster: Cluster, observed: Observed, write: Create) -> b
         log.info("object stands already kind=%s namespace=%s name=%s", kind, meta.get("namespace"), meta["name"])
         if standing is None:
             raise
+        check_ours(standing, body)
+        check_seen(standing, kind)
         observed.put({**standing, "kind": kind})
         return False
     return True

@@ -77,7 +77,7 @@ class BuildServer:
             key = Key("Engine", facts.namespace, name)
             if not bundle:
                 self._note(key, report)
-            if request.published:
+            if request.published or request.cancel:
                 return
             try:
                 answer = await self._answer(facts.namespace, raw, report, bundle)
@@ -132,8 +132,8 @@ class BuildServer:
         if report.wants_refit_base:
             return BuildRequest(refit_base=await self._find_refit_base(namespace, raw, report.refit_facts))
         if report.phase is BuildPhase.UPLOADED:
-            await self._publish(prefix, key, report)
-            return BuildRequest(published=True)
+            published = await self._publish(prefix, key, report)
+            return BuildRequest(published=published, cancel=not published)
         if report.phase is not BuildPhase.UPLOADING:
             return None
         wanted = {part.path for part in report.wants_parts}
@@ -185,18 +185,25 @@ class BuildServer:
         files = tuple(EngineFile(path=f.path, size=f.size, sha256=f.sha256, url=url) for f, url in urls.items())
         return RefitBase(engine=base.metadata.name, facts=manifest.facts, files=files)
 
-    async def _publish(self, prefix: str, key: str, report: BuildReport) -> None:
+    async def _publish(self, prefix: str, key: str, report: BuildReport) -> bool:
         """Completes the uploads, checks every size, and writes the manifest last.
+
+        False where another build's engine stands, whose files these would overwrite.
 
         Raises:
             HotstartError, BadManifest: nothing was published.
         """
         manifest = parse_manifest(report.manifest, key=key)
         check_files(manifest, report)
+        standing = await self.store.get_manifest(prefix)
+        if standing is not None and set(parse_manifest(standing, key=key).files) != set(manifest.files):
+            log.warning("engine stands already, its second build is cancelled key=%s pod=%s", key[:12], report.pod_uid)
+            return False
         for file in report.files:
             await self.store.complete_upload(Upload(prefix + file.path, file.upload_id, file.etags, file.size))
         await self.store.put_manifest(prefix, report.manifest)
         log.info("engine published key=%s files=%d bytes=%d", key[:12], len(manifest.files), manifest.size)
+        return True
 
 
 def make_address(pod: PodFacts) -> str:

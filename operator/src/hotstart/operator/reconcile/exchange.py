@@ -125,6 +125,9 @@ class Exchange:
         except HotstartError as error:
             log.warning("exchange failed work=%s error=%s", name, error)
             return None
+        except Exception:  # of this work: the others are heard all the same
+            log.exception("exchange raised work=%s", name)
+            return None
 
     async def _gated(self, work: Any) -> None:
         async with self._gate:
@@ -132,6 +135,8 @@ class Exchange:
                 await work
             except HotstartError as error:
                 log.warning("exchange failed error=%s", error)
+            except Exception:  # of this agent or router: the others are heard all the same
+                log.exception("exchange raised")
 
     async def _ask_pod(self, pod: dict[str, Any]) -> None:
         """Assignment, drain and URLs out; the agent's report back."""

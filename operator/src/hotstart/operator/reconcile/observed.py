@@ -7,6 +7,7 @@ replaces a whole kind, because a watch that was broken does not tell what was de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,12 +52,12 @@ class Observed:
 
     paused: bool = False
     _objects: dict[str, dict[tuple[str, str], dict[str, Any]]] = field(default_factory=dict)
-    _gone: dict[str, float] = field(default_factory=dict)  # UIDs that are known to be deleted
+    _gone: dict[str, float] = field(default_factory=dict)  # UIDs that are gone, and up to which version of the object
 
     def put(self, obj: Object) -> bool:
         """Takes a version of an object in; False where a newer one, or its end, was seen before."""
         meta = obj["metadata"]
-        if meta.get("uid") in self._gone:
+        if version_of(obj) <= self._gone.get(meta.get("uid", ""), -1):
             return False
         place = (meta.get("namespace", ""), meta["name"])
         kind = self._objects.setdefault(obj["kind"], {})
@@ -85,11 +86,11 @@ class Observed:
             seen["spec"] = {**seen["spec"], "management": Management.PAUSED.value}
         return seen
 
-    def remove(self, obj: Object) -> None:
-        """The object is gone."""
+    def remove(self, obj: Object, *, at: float = math.inf) -> None:
+        """The object is gone: for ever, or at a version, as a watch says it also where an object loses its label."""
         meta = obj["metadata"]
         if meta.get("uid"):
-            self._gone[meta["uid"]] = 0.0
+            self._gone[meta["uid"]] = at
             while len(self._gone) > 10_000:
                 self._gone.pop(next(iter(self._gone)))
         place = (meta.get("namespace", ""), meta["name"])
@@ -110,7 +111,7 @@ class Observed:
         listed = {obj["metadata"].get("uid"): obj for obj in objects}
         for known in self.all(kind, namespace or None):
             if known["metadata"].get("uid") not in listed and (before is None or version_of(known) <= before):
-                self.remove(known)
+                self.remove(known, at=math.inf if before is None else before)
         for obj in listed.values():
             self.put({**obj, "kind": kind})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hotstart.exchange.names import ROLE_DRAINING
@@ -15,7 +15,7 @@ from hotstart.operator.core.pod_states import has_failed, is_serving
 from hotstart.operator.core.scale import Fleet, ScaleDecision, decide_scale, is_external
 from hotstart.operator.core.status import LATENCY_WINDOW_SECONDS, WRITE_EVERY_SECONDS, is_outdated, to_decision
 from hotstart.operator.reconcile.memory import Memory, ModelMemory
-from hotstart.operator.reconcile.model import gather_capacity, gather_pods
+from hotstart.operator.reconcile.model import describe_refusal, gather_capacity, gather_pods
 from hotstart.operator.reconcile.observed import Key, Observed
 from hotstart.operator.reconcile.ports import Clock, Cluster, Events
 from hotstart.operator.reconcile.work_queue import WorkQueue
@@ -49,8 +49,6 @@ class Scaler:
                 continue
             try:
                 await self._scale(model, raw)
-            except HotstartError as error:
-                log.warning("scaling failed model=%s error=%s", raw["metadata"]["name"], error)
             except Exception:  # of this model: the others are scaled all the same
                 log.exception("scaling raised model=%s", raw["metadata"]["name"])
 
@@ -60,26 +58,39 @@ class Scaler:
         fleet = self._gather_fleet(model)  # 1
         capacity = gather_capacity(self.observed, model)
         decision, state = decide_scale(memory.window, memory.scale, model.spec, fleet, now, capacity)  # 2
-        paused = model.spec.management is Management.PAUSED
-        changes = decision.replicas != fleet.current
-        if changes and not paused and not is_external(model.spec):
-            await self.cluster.set_scale(meta.namespace, meta.name, decision.replicas)  # 3
-            self._take_in(raw, decision)
-            text = f"Scaled from {fleet.current} to {decision.replicas}: {decision.message}"
-            await self.events.send(raw, (EventNote(False, decision.reason, text),), now)
-            log.info(
-                "scaled model=%s/%s from=%d to=%d reason=%s",
-                meta.namespace,
-                meta.name,
-                fleet.current,
-                decision.replicas,
-                decision.reason,
-            )
         if memory.decision is not None and has_ended(memory.decision, decision):
             text = f"The override of the number of replicas has ended. {decision.message}"
             await self.events.send(raw, (EventNote(False, Reason.OVERRIDE_ENDED, text),), now)
+        paused = model.spec.management is Management.PAUSED
+        if decision.replicas != fleet.current and not paused and not is_external(model.spec):
+            decision = await self._write(raw, decision, fleet.current)  # 3
         memory.scale = state
+        changes = decision.replicas != fleet.current
         self._remember(model, memory, decision, fleet.current, record=changes and not paused)  # 4
+
+    async def _write(self, raw: dict[str, Any], decision: ScaleDecision, before: int) -> ScaleDecision:
+        """Writes the number; returns what became of the decision: where it is refused, the number stays, with why."""
+        namespace, name, now = raw["metadata"]["namespace"], raw["metadata"]["name"], self.clock.now()
+        try:
+            await self.cluster.set_scale(namespace, name, decision.replicas)
+        except HotstartError as error:
+            log.warning("not scaled model=%s/%s to=%d error=%s", namespace, name, decision.replicas, error)
+            decision = refuse(decision, before, error)
+            note = EventNote(True, decision.reason, decision.message)
+        else:
+            self._take_in(raw, decision)
+            log.info(
+                "scaled model=%s/%s from=%d to=%d reason=%s",
+                namespace,
+                name,
+                before,
+                decision.replicas,
+                decision.reason,
+            )
+            text = f"Scaled from {before} to {decision.replicas}: {decision.message}"
+            note = EventNote(False, decision.reason, text)
+        await self.events.send(raw, (note,), now)
+        return decision
 
     def _gather_fleet(self, model: CompletionModel) -> Fleet:
         """Replicas that serve and that are on their way, and the routers that do not report."""
@@ -128,6 +139,13 @@ class Scaler:
             return now - memory.woken_at >= FLIP_SECONDS
         busy = any(second.arrivals for second in memory.window.last(LATENCY_WINDOW_SECONDS, now))
         return busy and now - max(memory.written_at, memory.woken_at) >= WRITE_EVERY_SECONDS
+
+
+def refuse(decision: ScaleDecision, before: int, error: HotstartError) -> ScaleDecision:
+    """The decision that holds the number, for the API server does not take another."""
+    reason = describe_refusal(error, Reason.POD_CREATE_FAILED).reason
+    message = f"The API server does not take {decision.replicas} replicas: {error}"
+    return replace(decision, replicas=before, reason=Reason(reason), message=message)
 
 
 def has_ended(last: ScaleDecision, decision: ScaleDecision) -> bool:
