@@ -43,6 +43,7 @@ class FakeServer:
     aborted: int = 0
     models: tuple[str, ...] = (MODEL,)
     models_status: int = 200
+    models_headers: dict[str, str] = field(default_factory=dict)
     received: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
@@ -58,7 +59,8 @@ class FakeServer:
 
     async def list_models(self, _request: web.Request) -> web.Response:
         data = [{"id": name, "object": "model"} for name in self.models]
-        return web.json_response({"object": "list", "data": data}, status=self.models_status)
+        body = {"object": "list", "data": data}
+        return web.json_response(body, status=self.models_status, headers=self.models_headers)
 
 
 @pytest.fixture

@@ -22,15 +22,18 @@ from .conftest import MODEL, FakeServer, error_response
 DEADLINE = 60
 
 
-async def start_cli(*arguments: str, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
+async def start_cli(
+    *arguments: str, stdout: int = asyncio.subprocess.PIPE, stderr: int = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "hotstart.loadtest.cli",
         *arguments,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=stderr,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "xterm"},
+        start_new_session=True,
     )
 
 
@@ -102,6 +105,40 @@ async def test_the_report_for_programs_is_json_alone(server: FakeServer, tmp_pat
     assert (figures["model"], figures["rate"], figures["void"]) == (MODEL, 50.0, False)
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "json"])
+async def test_the_file_has_the_report_when_nobody_reads_the_output(
+    server: FakeServer, tmp_path: Path, more: list[str]
+) -> None:
+    file = tmp_path / "report.json"
+    nobody, theirs = os.pipe()
+    os.close(nobody)
+    process = await start_cli(*rate_arguments(server, "--output", str(file), *more), stdout=theirs)
+    os.close(theirs)
+    try:
+        _, err = await asyncio.wait_for(process.communicate(), DEADLINE)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, err) == (0, b"")
+    assert json.loads(file.read_text())["ok"] == 10
+
+
+async def test_words_that_the_output_cannot_hold_cost_no_report(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return error_response(500, "caf\u00e9 \ud83d")  # half of a surrogate pair, as JSON can hold it
+
+    server.behave = fail
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    file = tmp_path / "report.json"
+    code, out, err = await cli(*rate_arguments(server, "--output", str(file)))
+    assert (code, err) == (1, "")
+    assert "10 failed with http_500, such as: caf? ?" in out
+    assert json.loads(file.read_text(encoding="utf-8"))["failure_details"] == {"http_500": "caf\u00e9 ?"}
+
+
 async def test_several_processes_send_one_schedule(server: FakeServer) -> None:
     code, out, _ = await cli(*rate_arguments(server, "--processes", "3", "--json"))
     figures = json.loads(out)
@@ -171,6 +208,25 @@ async def test_ctrl_c_prints_the_report_of_what_was_done(server: FakeServer, pro
     assert figures["planned"] == 72_000
 
 
+async def test_ctrl_c_ends_a_calibration_with_what_has_held() -> None:
+    process = await start_cli("calibrate", "--step", "100ms", "--drift-limit", "10s", "--json")
+    assert process.stderr is not None
+    try:
+        for _ in range(2):  # two of three runs decide about the first rate
+            assert b"held" in await asyncio.wait_for(process.stderr.readline(), DEADLINE)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), DEADLINE)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    figures = json.loads(out)
+    assert process.returncode == 130
+    assert (figures["interrupted"], figures["max_rate"] >= 100) == (True, True)
+    assert b"Traceback" not in err
+    assert b"hotstart-loadtest" not in err
+
+
 async def test_the_senders_end_when_the_command_is_killed(server: FakeServer) -> None:
     process = await start_cli(*run_arguments(server, "--rate", "20", "--duration", "1h"))
     await asyncio.wait_for(server.received.wait(), DEADLINE)
@@ -209,6 +265,24 @@ async def test_a_refused_key_and_a_server_that_is_no_router_are_told(server: Fak
     code, _, err = await cli(*rate_arguments(server))
     assert (code, "--no-check" in err) == (2, True)
     assert (await cli(*rate_arguments(server, "--no-check")))[0] == 0
+
+
+async def test_a_redirect_is_told_with_the_address_that_it_leads_to(server: FakeServer) -> None:
+    server.models_status = 308
+    server.models_headers = {"Location": f"{server.url}/base/v1/models"}
+    code, _, err = await cli(*rate_arguments(server))
+    assert code == 2
+    assert f"--url {server.url}: GET /v1/models is redirected to {server.url}/base/v1/models" in err
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("--step", "1ms"), ("--step", "2m"), ("--drift-limit", "0s")])
+def test_wrong_usage_of_calibrate_is_told_by_its_own_flag(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["calibrate", option, value])
+    assert f"argument {option}: '{value}' is no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

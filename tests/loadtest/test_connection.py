@@ -81,6 +81,15 @@ async def test_the_request_is_plain_http_with_its_headers() -> None:
     assert any(line.startswith("Host: localhost:") for line in head)
 
 
+async def test_a_header_replaces_the_one_of_its_name_in_any_case() -> None:
+    raw = RawServer(GOOD)
+    assert (await load(raw, headers={"host": "models.example", "CONTENT-TYPE": "application/x"})).summary.ok == 5
+    lines = raw.requests[0].split(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    assert {"host: models.example", "CONTENT-TYPE: application/x"} <= set(lines)
+    names = [line.partition(":")[0].lower() for line in lines]
+    assert sorted(names) == ["accept", "content-length", "content-type", "host", "user-agent"]
+
+
 async def test_connections_are_used_again_one_request_at_a_time() -> None:
     raw = RawServer(GOOD)
     async with serving(raw) as port:

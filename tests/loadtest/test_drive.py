@@ -298,6 +298,15 @@ async def test_a_fault_of_our_own_ends_the_run_loudly(server: FakeServer, monkey
         await run_load(make_plan(server, rate=50, duration=600))
 
 
+async def test_a_fault_while_connecting_ends_the_run_loudly_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: object) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr("hotstart.loadtest.connection.ConnectionPool.open", broken)
+    with pytest.raises(LookupError, match="a bug"):
+        await run_load(make_constant_plan("http://127.0.0.1:9", MODEL, rate=50, duration=600))
+
+
 async def test_a_burst_at_one_instant_is_sent_as_one(server: FakeServer) -> None:
     arrivals = tuple(replace(arrival, offset=0.05) for arrival in constant_arrivals(100, 1))
     result = await run_load(LoadPlan(server.url, MODEL, arrivals, drift_limit_s=ANY_DRIFT))

@@ -3,16 +3,21 @@
 import asyncio
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 from hotstart.loadtest import fleet
 from hotstart.loadtest.calibrate import calibrate, decide_held, decide_next_rate
+from hotstart.loadtest.drive import run_load
 from hotstart.loadtest.fleet import FleetError, run_in_processes
-from hotstart.loadtest.plan import make_constant_plan
+from hotstart.loadtest.null_server import serve_nothing
+from hotstart.loadtest.plan import LoadPlan, make_constant_plan
 from hotstart.loadtest.sample import Progress
+from hotstart.loadtest.send import make_requests
 
 from .conftest import MODEL, FakeServer
 
@@ -55,10 +60,56 @@ async def test_a_fault_in_a_child_comes_back_with_its_traceback(server: FakeServ
         await run_in_processes(broken, 1)
 
 
-async def test_real_time_priority_is_used_only_when_asked_for_and_never_on_all_cores(server: FakeServer) -> None:
+async def test_a_sender_is_ready_only_when_its_requests_are_made(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ready_before: list[bool] = []
+
+    def make_others(plan: LoadPlan) -> list[bytes]:
+        ready_before.append(ours.poll())
+        return make_requests(replace(plan, model="made/ahead"))
+
+    monkeypatch.setattr(fleet, "make_requests", make_others)
+    monkeypatch.setattr("gc.freeze", lambda: ready_before.append(ours.poll()))
+    ours.send(("start", time.monotonic()))
+    with ours, theirs:
+        await fleet._drive_share(make_constant_plan(server.url, MODEL, rate=50, duration=0.1), theirs, False)
+        assert ours.recv() == ("ready",)
+    assert ready_before == [False, False]
+    assert [body["model"] for body in server.bodies] == ["made/ahead"] * 5  # and are not made again
+
+
+async def test_ctrl_c_reaches_no_sender_from_its_first_instant_on(server: FakeServer) -> None:
+    plan = replace(make_constant_plan(server.url, MODEL, rate=100, duration=0.1), drift_limit_s=60)
+    run = asyncio.create_task(run_in_processes(plan, 2))
+    await asyncio.sleep(0)  # they are started
+    interrupt_children(2)
+    result = await run
+    assert (result.summary.ok, result.interrupted) == (10, False)
+
+
+async def test_ctrl_c_does_not_reach_the_server_of_a_calibration() -> None:
+    async with serve_nothing() as url:
+        interrupt_children(1)
+        assert (await run_load(make_constant_plan(url, "null", rate=50, duration=0.1))).summary.ok == 5
+
+
+def interrupt_children(count: int) -> None:
+    children = multiprocessing.active_children()
+    assert len(children) == count
+    for child in children:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGINT)
+
+
+async def test_real_time_priority_is_used_only_when_asked_for_and_never_on_all_cores(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     plan = make_constant_plan(server.url, MODEL, rate=100, duration=0.1)
     assert (await run_in_processes(plan, 1, realtime=False)).realtime is False
-    assert (await run_in_processes(plan, min(os.cpu_count() or 1, 10), realtime=True)).realtime is False
+    assert (await run_in_processes(plan, 2, realtime=True)).realtime is False
 
 
 def test_real_time_priority_is_reported_as_the_system_has_it() -> None:

@@ -43,7 +43,20 @@ def test_an_address_may_be_written_with_or_without_v1(given: str, kept: str) -> 
     assert normalise_url(given) == kept
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://h", "http://", "", "http://h:99999", "http://h?x=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8080",
+        "ftp://h",
+        "http://",
+        "",
+        "http://h:99999",
+        "http://h?x=1",
+        "http://[::1",
+        "http://a..b",
+        f"http://{'a' * 64}",
+    ],
+)
 def test_what_is_no_address_is_refused_naming_the_flag(url: str) -> None:
     with pytest.raises(ValueError, match="--url"):
         normalise_url(url)
@@ -61,6 +74,9 @@ def test_a_plan_refuses_what_it_could_not_obey() -> None:
         LoadPlan("http://h", "m", (), slo_s=-1)
     with pytest.raises(ValueError, match="no prompt"):
         LoadPlan("http://h", "m", (), prompts=())
+    for name in ("content-length", "Transfer-Encoding"):
+        with pytest.raises(ValueError, match=f"--header '{name}'"):
+            LoadPlan("http://h", "m", (), headers={name: "1"})
 
 
 def test_a_process_without_a_request_gets_no_plan() -> None:
@@ -90,6 +106,9 @@ def test_a_trace_may_count_in_seconds_and_begin_with_a_byte_order_mark(tmp_path:
         ("TIMESTAMP,ContextTokens\n", "GeneratedTokens is missing"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no request"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,1,1\n", "line 2: TIMESTAMP 'noon'"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,1,1\nnan,1,1\n", "line 3: TIMESTAMP 'nan'"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\ninf,1,1\n", "line 2: TIMESTAMP 'inf'"),
+        ('TIMESTAMP,ContextTokens,GeneratedTokens\n"1,1,1\n' + "2,10,10\n" * 20_000, "no CSV .* quotation mark"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,1,1\n2,x,1\n", "line 3: ContextTokens 'x'"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,1\n", "line 2: GeneratedTokens None"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n1,1,-3\n", "line 2: GeneratedTokens '-3'"),
@@ -119,6 +138,13 @@ def test_prompts_come_from_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "def f():"}\n\n{"prompt": "x = ", "other": 1}\n')
     assert read_prompts(path) == ("def f():", "x = ")
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u0085"])
+def test_prompts_may_hold_what_json_allows_and_begin_with_a_byte_order_mark(tmp_path: Path, character: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(f'\ufeff{{"prompt": "a{character}b"}}\r\n{{"prompt": "c"}}\r\n'.encode())
+    assert read_prompts(path) == (f"a{character}b", "c")
 
 
 @pytest.mark.parametrize(

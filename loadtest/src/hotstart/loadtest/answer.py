@@ -10,6 +10,7 @@ class RequestFailed(Exception):
     """A request that got no good completion. `reason` is a short stable word, `detail` what is known of the cause."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
+        detail = detail.encode(errors="replace").decode()  # JSON can hold half a surrogate pair, and no report can
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail[:_DETAIL_CHARACTERS]

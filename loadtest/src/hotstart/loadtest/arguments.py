@@ -12,6 +12,7 @@ from hotstart.loadtest.arrivals import (
     poisson_arrivals,
     trace_arrivals,
 )
+from hotstart.loadtest.calibrate import LONGEST_STEP_S, SHORTEST_STEP_S
 from hotstart.loadtest.durations import parse_duration
 from hotstart.loadtest.plan import DRIFT_LIMIT_S, LoadPlan
 from hotstart.loadtest.prompts import BUILT_IN_PROMPTS, read_prompts
@@ -73,8 +74,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     _add_processes(parser)
-    parser.add_argument("--drift-limit", type=_duration, default=0.001, metavar="D", help="p99 (default: 1ms)")
-    parser.add_argument("--step", type=_duration, default=5.0, metavar="D", help="length of each run (default: 5s)")
+    parser.add_argument("--drift-limit", type=_limit, default=0.001, metavar="D", help="p99 (default: 1ms)")
+    parser.add_argument("--step", type=_step, default=5.0, metavar="D", help="length of each run (default: 5s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -152,6 +153,19 @@ def _duration(text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _limit(text: str) -> float:
+    if not (seconds := _duration(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no limit; it must be longer than zero")
+    return seconds
+
+
+def _step(text: str) -> float:
+    if not SHORTEST_STEP_S <= (seconds := _duration(text)) <= LONGEST_STEP_S:
+        shortest, longest = f"{SHORTEST_STEP_S * 1e3:g}ms", f"{LONGEST_STEP_S:g}s"
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of a calibration's run; give {shortest} to {longest}")
+    return seconds
 
 
 def _count(text: str) -> int:

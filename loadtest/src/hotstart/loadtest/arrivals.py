@@ -10,6 +10,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+# Nearly three hours at 1000 requests a second; what is beyond it only fills the memory before the first is sent.
+_MOST_ARRIVALS = 10_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -41,7 +44,7 @@ class TraceRow:
 def constant_arrivals(rate: float, duration: float, *, max_tokens: int = 32) -> tuple[Arrival, ...]:
     """Return `rate` x `duration` arrivals at equal distances of 1/`rate` seconds, the first at 0.
 
-    Raises ValueError when rate or duration is not positive, or too small together for one request.
+    Raises ValueError when rate or duration is not positive, or together too small for one request or too large.
     """
     _check_rate(rate, duration)
     count = math.floor(rate * duration + 1e-9)  # 0.1 x 30 s is 3 requests, whatever binary fractions make of it
@@ -90,6 +93,8 @@ def trace_arrivals(
         raise ValueError(f"--speed must be a positive number, not {speed:g}")
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, not {limit}")
+    if duration is not None:
+        _check_duration(duration)
     ordered = sorted(rows, key=lambda row: row.at)[:limit]
     start = ordered[0].at
     return tuple(
@@ -129,6 +134,14 @@ def shard_arrivals(arrivals: Sequence[Arrival], processes: int) -> tuple[tuple[A
 def _check_rate(rate: float, duration: float) -> None:
     if not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"--rate must be a positive number of requests a second, not {rate:g}")
+    _check_duration(duration)
+    if rate * duration > _MOST_ARRIVALS:
+        raise ValueError(
+            f"--rate {rate:g} for --duration {duration:g}s is more than {_MOST_ARRIVALS} requests; lower one of them"
+        )
+
+
+def _check_duration(duration: float) -> None:
     if not (duration > 0 and math.isfinite(duration)):
         raise ValueError(f"--duration must be longer than zero, not {duration:g}s")
 

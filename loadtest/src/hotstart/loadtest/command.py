@@ -7,6 +7,7 @@ failures are to be believed.
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -32,12 +33,7 @@ EXIT_INTERRUPTED = 130
 def execute(options: argparse.Namespace) -> int:
     """Do what the parsed command line says and return the exit code; what is wrong goes to standard error."""
     try:
-        if options.command == "calibrate":
-            return asyncio.run(_calibrate(options))
-        return asyncio.run(_run(options, make_plan(options)))
-    except (ValueError, TargetUnfit) as error:
-        print(f"hotstart-loadtest: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return asyncio.run(_calibrate(options)) if options.command == "calibrate" else _check_and_run(options)
     except KeyboardInterrupt:
         print("hotstart-loadtest: ended before anything was sent", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -57,14 +53,20 @@ def decide_exit_code(result: LoadResult, *, max_failures: int) -> int:
     return EXIT_OK
 
 
+def _check_and_run(options: argparse.Namespace) -> int:
+    try:
+        plan = make_plan(options)
+        _check_output(options.output)
+        if not options.no_check:
+            asyncio.run(check_target(plan))
+    except (ValueError, TargetUnfit) as error:
+        print(f"hotstart-loadtest: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return asyncio.run(_run(options, plan))
+
+
 async def _run(options: argparse.Namespace, plan: LoadPlan) -> int:
-    _check_output(options.output)
-    if not options.no_check:
-        await check_target(plan)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = _stop_on_signals()
     console = Console(stderr=True)
     with show_progress(console, len(plan.arrivals), enabled=not options.quiet) as progress:
         result = await run_in_processes(
@@ -72,6 +74,14 @@ async def _run(options: argparse.Namespace, plan: LoadPlan) -> int:
         )
     _write(options, result)
     return decide_exit_code(result, max_failures=options.max_failures)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return the event that Ctrl-C or SIGTERM sets from now on, instead of ending the command."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 def _check_output(path: Path | None) -> None:
@@ -86,12 +96,27 @@ def _check_output(path: Path | None) -> None:
 
 def _write(options: argparse.Namespace, result: LoadResult) -> None:
     text = json.dumps(result.to_json(), indent=2, ensure_ascii=False)
-    if options.json:
-        print(text)
-    else:
-        print_report(result, Console(highlight=False))
-    if options.output is not None:
-        options.output.write_text(text + "\n", encoding="utf-8")
+    try:
+        if options.output is not None:
+            options.output.write_text(text + "\n", encoding="utf-8", errors="replace")
+    finally:  # a full disk does not take the printed report too
+        _print(text if options.json else _draw_report(result))
+
+
+def _draw_report(result: LoadResult) -> str:
+    console = Console(highlight=False)
+    with console.capture() as drawn:
+        print_report(result, console)
+    return drawn.get().rstrip("\n")
+
+
+def _print(text: str) -> None:
+    """Print `text` as far as the encoding of standard output goes, and as far as anybody reads it."""
+    encoding = sys.stdout.encoding
+    try:
+        print(text.encode(encoding, errors="replace").decode(encoding), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has enough; Python would try to write the rest at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _calibrate(options: argparse.Namespace) -> int:
@@ -107,12 +132,15 @@ async def _calibrate(options: argparse.Namespace) -> int:
         step_s=options.step,
         realtime=options.realtime,
         tell=tell,
+        stop=_stop_on_signals(),
     )
     if options.json:
-        print(json.dumps(found.to_json(), indent=2))
+        _print(json.dumps(found.to_json(), indent=2))
     else:
-        print(
-            f"{found.processes} sending process(es) hold up to {found.max_rate:.0f} requests/s with a drift p99 of at "
-            f"most {format_milliseconds(found.drift_limit_s)}"
+        _print(
+            f"{'Interrupted; so far ' if found.interrupted else ''}{found.processes} sending process(es) hold up to "
+            f"{found.max_rate:.0f} requests/s with a drift p99 of at most {format_milliseconds(found.drift_limit_s)}"
         )
+    if found.interrupted:
+        return EXIT_INTERRUPTED
     return EXIT_OK if found.max_rate else EXIT_VOID

@@ -59,16 +59,18 @@ async def run_load(
     stop: asyncio.Event | None = None,
     clock: Clock | None = None,
     start_at: float | None = None,
+    requests: list[bytes] | None = None,
 ) -> LoadResult:
     """Send all of `plan` and return what came of it.
 
     progress: called some five times a second, and once at the end; it must return at once.
     stop: when set, nothing more is sent, what is in flight is given up as UNFINISHED, and the result says interrupted.
     clock, start_at: the run's clock and its instant zero on it; by default the finest of the system, and now.
+    requests: what `make_requests` made of the plan, so that nothing is left to make between the call and the start.
     Failures of requests are in the result; nothing about the server raises.
     """
     started_at = datetime.now(UTC)
-    requests = make_requests(plan)
+    requests = make_requests(plan) if requests is None else requests
     own_clock = clock or make_clock()
     stop = stop or asyncio.Event()
     tally = _Tally(len(plan.arrivals), progress)

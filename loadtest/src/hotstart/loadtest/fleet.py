@@ -11,7 +11,6 @@ import gc
 import multiprocessing
 import os
 import resource
-import signal
 import time
 import traceback
 from dataclasses import dataclass, replace
@@ -20,10 +19,12 @@ from multiprocessing.process import BaseProcess
 
 from hotstart.loadtest.arrivals import constant_arrivals
 from hotstart.loadtest.drive import ProgressCallback, run_load
+from hotstart.loadtest.interrupts import interrupts_held
 from hotstart.loadtest.null_server import NullProtocol
 from hotstart.loadtest.plan import LoadPlan, shard_plan
 from hotstart.loadtest.result import LoadResult
 from hotstart.loadtest.sample import Progress, merge_progress
+from hotstart.loadtest.send import make_requests
 
 # The children need this long from hearing the start instant to being asleep before it.
 _HEAD_START_S = 0.05
@@ -127,7 +128,8 @@ def _start_child(share: LoadPlan, realtime: bool) -> _Child:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=run_child, args=(share, theirs, realtime), daemon=True)
-    process.start()
+    with interrupts_held():
+        process.start()
     theirs.close()
     nothing_yet = Progress(len(share.arrivals), 0, 0, 0, 0, 0)
     return _Child(process, ours, loop.create_future(), loop.create_future(), nothing_yet)
@@ -177,7 +179,6 @@ def _end_children(children: list[_Child]) -> None:
 
 def run_child(share: LoadPlan, pipe: Connection, realtime: bool) -> None:
     """Entry of a sending process: wait for the start, send, answer with the result."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what it means
     _raise_file_limit()
     try:
         asyncio.run(_drive_share(share, pipe, realtime))
@@ -205,17 +206,18 @@ async def _drive_share(share: LoadPlan, pipe: Connection, realtime: bool) -> Non
             stop.set()
 
     await _warm_up(share)
+    requests = make_requests(share)  # before the start is set: those of a long trace take seconds
+    gc.collect()
+    gc.freeze()  # what stands now is never garbage, so that collections stay short
     asyncio.get_running_loop().add_reader(pipe.fileno(), hear_parent)
     pipe.send(("ready",))
     start_at = await start
     granted = realtime and ask_for_realtime()
-    gc.collect()
-    gc.freeze()  # what stands now is never garbage, so that collections stay short
 
     def tell(latest: Progress) -> None:
         pipe.send(("progress", latest))
 
-    result = await run_load(share, progress=tell, stop=stop, start_at=start_at)
+    result = await run_load(share, progress=tell, stop=stop, start_at=start_at, requests=requests)
     pipe.send(("done", replace(result, realtime=granted)))
 
 

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 
+from hotstart.loadtest.interrupts import interrupts_held
+
 _BODY = b'{"choices":[{"text":"0","finish_reason":"length"}],"usage":{"completion_tokens":1}}'
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 
@@ -20,7 +22,8 @@ async def serve_nothing() -> AsyncIterator[str]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=run_server, args=(theirs,), daemon=True)
-    process.start()
+    with interrupts_held():
+        process.start()
     theirs.close()
     try:
         port = await asyncio.to_thread(ours.recv)

@@ -48,6 +48,8 @@ class LoadPlan:
         for name, value in self.headers.items():
             if not (name + value).isprintable() or not (name + value).isascii() or ":" in name or " " in name:
                 raise ValueError(f"--header {name!r}: a name without spaces and a value in printable ASCII is wanted")
+            if name.lower() in ("content-length", "transfer-encoding"):
+                raise ValueError(f"--header {name!r}: each request has its own length; leave this header out")
         for name in ("timeout_s", "drift_limit_s", "cancel_after_s", "slo_s"):
             seconds = getattr(self, name)
             if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
@@ -91,15 +93,19 @@ def normalise_url(url: str) -> str:
 
     Raises ValueError when it has no http(s) scheme or no host, or a query or fragment.
     """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"--url {url!r} is no address of a server; write it as http://host:port")
     try:
+        parts = urlsplit(url.strip())
         _ = parts.port  # a port outside 0..65535 shows only here
     except ValueError as error:
         raise ValueError(f"--url {url!r}: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"--url {url!r} is no address of a server; write it as http://host:port")
     if parts.username is not None or not url.isascii() or not url.strip().isprintable() or " " in url.strip():
         raise ValueError(f"--url {url!r} must hold printable ASCII and no user name; give keys by --header")
+    try:
+        parts.hostname.encode("idna")  # as the system's resolver is asked
+    except UnicodeError:
+        raise ValueError(f"--url {url!r}: each part of the host's name must have 1 to 63 letters") from None
     if parts.query or parts.fragment:
         raise ValueError(f"--url {url!r} must end before any ? or #; write it as http://host:port")
     path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/v1").rstrip("/")

@@ -28,8 +28,13 @@ async def _gather_models(plan: LoadPlan) -> set[str]:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS), headers=plan.headers) as session,
-            session.get(plan.url + "/v1/models") as response,
+            session.get(plan.url + "/v1/models", allow_redirects=False) as response,
         ):
+            if 300 <= response.status < 400 and "Location" in response.headers:
+                raise TargetUnfit(
+                    f"{where}: GET /v1/models is redirected to {response.headers['Location']}; no request of a run "
+                    "follows redirects, so give the address that they lead to"
+                )
             if response.status in (401, 403):
                 raise TargetUnfit(f"--header: {plan.url} refuses us with {response.status}; give it an Authorization")
             if response.status != 200:

@@ -41,11 +41,11 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     Raises ValueError naming the file, and the line that is not of that shape.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts {path}: cannot be read: {error}") from None
     prompts: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # and not at U+2028, which JSON may hold
         if not line.strip():
             continue
         where = f"--prompts {path}, line {number}"

@@ -50,8 +50,8 @@ def _make_head(plan: LoadPlan) -> bytes:
         "Content-Type": "application/json",
         **plan.headers,
     }
-    lines = [f"POST {parts.path}/v1/completions HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-    return "".join(line + "\r\n" for line in lines).encode("latin-1")
+    lines = {name.lower(): f"{name}: {value}\r\n" for name, value in headers.items()}  # one of a name, in any case
+    return f"POST {parts.path}/v1/completions HTTP/1.1\r\n{''.join(lines.values())}".encode("latin-1")
 
 
 class Sender:
@@ -176,6 +176,9 @@ class Flight:
             connection = await self._sender.pool.open()
         except OSError as error:
             self._end(Outcome.FAILED, "connect", str(error))
+            return
+        except Exception as fault:  # noqa: BLE001 - a task would keep it to itself; `drive` ends the run with it
+            self._sender.report_fault(fault)
             return
         self._write(connection, request, waited_s=self._sender.clock.now() - began)
 

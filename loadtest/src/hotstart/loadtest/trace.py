@@ -5,6 +5,7 @@ ContextTokens and GeneratedTokens, one request a line.
 """
 
 import csv
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,8 @@ def read_trace(path: Path) -> tuple[TraceRow, ...]:
             rows = _parse_rows(path, file)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--trace {path}: cannot be read: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"--trace {path}: this is no CSV ({error}); is a quotation mark never closed?") from None
     if not rows:
         raise ValueError(f"--trace {path}: there is no request after the line with the column names")
     return rows
@@ -52,7 +55,8 @@ def _parse_row(path: Path, line: int, row: Mapping[str, str | None]) -> TraceRow
 def _parse_time(where: str, text: str | None) -> float:
     text = text or ""
     try:
-        return float(text)
+        if math.isfinite(seconds := float(text)):
+            return seconds
     except ValueError:
         pass
     try:
