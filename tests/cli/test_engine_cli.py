@@ -16,7 +16,7 @@ import pytest
 from hotstart.cli.cli import EXIT_RETRYABLE, EXIT_TERMINAL, main
 from hotstart.cli.inputs import CHECKS, read_recipe, rule_messages
 from hotstart.cli.output import lines_of
-from hotstart.engines.errors import EngineError
+from hotstart.engines.errors import EngineError, Terminal
 from hotstart.engines.key import make_key
 
 from tests.support.object_store import ObjectStore
@@ -89,7 +89,15 @@ def test_the_examples_are_recipes(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("runtime: ctranslate2\nquantisation: int8", "quantisation"), ("[1]", "no mapping"), ("a: [", "no YAML")],
+    [
+        ("runtime: ctranslate2\nquantisation: int8", "quantisation"),
+        ("[1]", "no mapping"),
+        ("", "no mapping"),
+        ("a: [", "no YAML"),
+        ("[" * 3000, "no YAML"),
+        ("a: !!timestamp 2023-13-45", "no YAML"),
+        ("runtime: ctranslate2\n---\nruntime: ctranslate2", "2 documents"),
+    ],
 )
 def test_a_file_that_is_no_recipe_is_named(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
@@ -101,6 +109,33 @@ def test_a_file_that_is_no_recipe_is_named(
     assert result["failure"]["reason"] == "InvalidSpec"
     assert said in result["failure"]["message"]
     assert str(path) in result["failure"]["message"]
+
+
+MODEL = """apiVersion: hotstart.dev/v1alpha1
+kind: CompletionModel
+metadata: {name: tiny}
+spec:
+  checkpoint: {uri: 's3://nowhere/', revision: 2023-10-10}
+  engine: {runtime: ctranslate2, quantization: int8}
+"""
+SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: models-reader}\n"
+
+
+@pytest.mark.parametrize("text", [MODEL, f"{SECRET}---\n{MODEL}", f"---\n{MODEL}---\n{SECRET}", f"{MODEL}---\n"])
+def test_a_file_is_read_as_kubectl_reads_it(tmp_path: Path, text: str) -> None:
+    """A date is text, and the model may stand among other objects."""
+    path = tmp_path / "model.yaml"
+    path.write_text(text)
+    assert read_recipe(path).checkpoint.revision == "2023-10-10"
+    path.write_text(text.replace("2023-10-10", "2023-13-45"))
+    assert read_recipe(path).checkpoint.revision == "2023-13-45"
+
+
+def test_a_misspelt_field_of_a_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(MODEL.replace("quantization", "quantisation"))
+    with pytest.raises(Terminal, match=r"spec\.engine\.quantisation"):
+        read_recipe(path)
 
 
 def test_inspect_key_and_plan_speak_of_one_engine(
@@ -195,6 +230,54 @@ def test_convert_writes_a_tensorrt_llm_checkpoint_without_a_gpu(
     config = json.loads((output / "config.json").read_text())
     assert config["architecture"] == "MPTForCausalLM"
     assert config["mapping"]["tp_size"] == 2
+
+
+def test_an_empty_folder_that_stands_takes_the_engine_and_stays(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is where somebody stands, behind a link, or a mount."""
+    here, behind = tmp_path / "here", tmp_path / "behind"
+    here.mkdir()
+    behind.mkdir()
+    (tmp_path / "link").symlink_to("behind")
+    monkeypatch.chdir(here)
+    for named, folder in ((".", here), (tmp_path / "link", behind)):
+        inode = folder.stat().st_ino
+        assert run(capsys, "build", checkpoint, "--recipe", recipe, "--output", named)[0] == 0
+        assert folder.stat().st_ino == inode
+        names = {path.name for path in folder.iterdir()}
+        assert {"manifest.json", "golden.json", "model.bin"} <= names
+        assert not any(name.startswith(".") for name in names), "nothing half-done is left in it"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_failed_build_leaves_an_empty_folder_empty(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+
+    def fail(*told: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/scratch/x")
+
+    monkeypatch.setattr("hotstart.cli.commands.make_engine", fail)
+    code, _ = run(capsys, "build", checkpoint, "--recipe", recipe, "--output", tmp_path / "here")
+    assert code == EXIT_TERMINAL
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_an_engine_that_the_cache_does_not_take_is_built_all_the_same(
+    tmp_path: Path, checkpoint: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*told: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/x")
+
+    monkeypatch.setattr("hotstart.cli.commands.copy_engine", fill)
+    output = tmp_path / "engine"
+    assert main(["build", str(checkpoint), "--recipe", str(recipe), "--output", str(output), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["reused"] is False
+    assert "warning: The engine is not kept in" in said.err and "No space left on device" in said.err
+    assert (output / "manifest.json").is_file()
 
 
 def test_what_was_built_is_not_built_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hotstart.engines.checkpoints.choose import ListedFile, choose_files
 from hotstart.engines.checkpoints.gguf_file import GgufFile
 from hotstart.engines.checkpoints.gguf_head import read_head
 from hotstart.engines.checkpoints.opening import check_checkpoint, open_checkpoint
-from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder
+from hotstart.engines.checkpoints.safetensors_folder import SafetensorsFolder, read_header
 from hotstart.engines.errors import Reason, Terminal
 from hotstart.exchange.messages import PromptFormat, ServingOptions
 from hypothesis import HealthCheck, given, settings
@@ -199,6 +200,33 @@ def test_end_and_start_tokens_come_from_the_checkpoint(tmp_path: Path) -> None:
     checkpoint = open_and_check(folder)
     assert checkpoint.eos_ids == (7, 9, 0)
     assert checkpoint.bos_id == 0
+
+
+@pytest.mark.parametrize("dtype", ["BOOL", "U8", "I32", "I64"])
+@pytest.mark.parametrize("name", ["attention.bias", "attn.masked_bias", "position_ids"])
+def test_masks_and_positions_are_left_out(tmp_path: Path, name: str, dtype: str) -> None:
+    path = tmp_path / "model.safetensors"
+    write_entries(path, {f"gpt_neox.layers.0.{name}": dtype, "gpt_neox.layers.0.attention.dense.weight": "F32"})
+    assert read_header(path).keys() == {"gpt_neox.layers.0.attention.dense.weight"}
+
+
+def test_packed_weights_are_no_masks(tmp_path: Path) -> None:
+    path, name = tmp_path / "model.safetensors", "transformer.h.0.attn.c_attn.qweight"
+    write_entries(path, {name: "I32"})
+    with pytest.raises(Terminal, match=rf"{name} \(I32\) has an unsupported type"):
+        read_header(path)
+    assert read_header(path, {"I32"}).keys() == {name}
+
+
+def write_entries(path: Path, dtypes: dict[str, str]) -> None:
+    """A safetensors file of one element a tensor."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, dtype in dtypes.items():
+        begin, end = end, end + {"BOOL": 1, "U8": 1, "I64": 8}.get(dtype, 4)
+        header[name] = {"dtype": dtype, "shape": [1], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hotstart.engines.builder.log_tail import LINES, LONGEST_LINE, LogTail
-from hotstart.engines.builder.settings import make_build_settings, make_inspect_settings
+from hotstart.engines.builder.settings import make_build_settings, make_checkpoint_access, make_inspect_settings
 from hotstart.engines.builder.termination import (
     MAX_BYTES,
     exit_code,
@@ -55,6 +55,14 @@ def test_the_environment_of_both_jobs_is_read(environment: dict[str, str]) -> No
     environment["HOTSTART_CHECKPOINT"] = '{"uri": "s3://b/p/", "secretName": "models-reader"}'
     assert make_build_settings(environment).checkpoint.store.endpoint == "http://other"
     assert make_build_settings(environment).checkpoint.store.credentials_from == "the Secret models-reader"
+
+
+def test_on_a_persons_machine_no_secret_is_spoken_of() -> None:
+    place = {"HOTSTART_CHECKPOINT": '{"uri": "s3://b/p/"}'}
+    access = make_checkpoint_access(place, local=True)
+    assert (access.store.credentials_from, access.hub.credentials_from) == ("the environment",) * 2
+    with pytest.raises(Retryable, match="AWS_SECRET_ACCESS_KEY is missing in the environment"):
+        make_checkpoint_access({**place, "AWS_ACCESS_KEY_ID": "id"}, local=True)
 
 
 NEEDED = ("HOTSTART_ENGINE_KEY", "HOTSTART_CHECKPOINT_DIGEST", "HOTSTART_TOKENIZER_DIGEST", "POD_UID")

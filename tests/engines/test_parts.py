@@ -32,14 +32,31 @@ def test_parts_cover_the_file_once_and_in_order(size: int, part_size: int) -> No
 
 def test_wanted_are_the_next_ones_of_files_that_are_begun() -> None:
     parts = (*split_file("a", 40, 1), *split_file("b", 3, 1))
-    assert decide_wanted(parts, begun=(), held=()) == ()
-    first = decide_wanted(parts, begun={"a", "b"}, held=())
+    assert decide_wanted(parts, begun=(), done=(), held=()) == ()
+    first = decide_wanted(parts, begun={"a", "b"}, done=(), held=())
     assert [(want.path, want.number) for want in first] == [("a", n) for n in range(1, LOT + 1)]
-    held = {("a", n) for n in range(1, 40)}
-    assert [(w.path, w.number) for w in decide_wanted(parts, begun={"a", "b"}, held=held)] == [
+    done = {("a", n) for n in range(1, 40)}
+    assert [(w.path, w.number) for w in decide_wanted(parts, begun={"a", "b"}, done=done, held=())] == [
         *(("a", 40), ("b", 1), ("b", 2), ("b", 3))
     ]
-    assert [w.path for w in decide_wanted(parts, begun={"b"}, held=held)] == ["b"] * 3
+    assert [w.path for w in decide_wanted(parts, begun={"b"}, done=done, held=())] == ["b"] * 3
+
+
+def test_no_more_urls_are_asked_for_than_are_soon_used() -> None:
+    parts = split_file("a", 40, 1)
+    held = {("a", n) for n in range(1, LOT + 1)}
+    assert decide_wanted(parts, begun={"a"}, done=(), held=held) == ()
+    later = decide_wanted(parts, begun={"a"}, done={("a", 1), ("a", 3)}, held=held)
+    assert [want.number for want in later] == [LOT + 1, LOT + 2]
+    refused = decide_wanted(parts, begun={"a"}, done=(), held=held - {("a", 2)})
+    assert [want.number for want in refused] == [2]
+
+
+def test_a_file_that_is_begun_late_has_its_urls_before_those_behind_it() -> None:
+    parts = (*split_file("a", 2, 1), *split_file("b", 40, 1))
+    behind = {("b", n) for n in range(1, LOT + 1)}
+    wanted = decide_wanted(parts, begun={"a", "b"}, done=(), held=behind)
+    assert [(want.path, want.number) for want in wanted] == [("a", 1), ("a", 2)]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def conversion(tmp_path: Path) -> Path:
     (folder / FILES / "tokenizer.json").write_text("{}")
     (folder / CHECKPOINT).mkdir()
     (folder / CHECKPOINT / "config.json").write_text("{}")
-    write_receipt(folder, Receipt(KEY, "c" * 64, "t" * 64, "safetensors", (("config.json", 2, "config"),), 1.5))
+    write_receipt(folder, Receipt(KEY, "c" * 64, "t" * 64, "safetensors", (("config.json", 2, "etag", "config"),), 1.5))
     return folder
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hotstart.engines.builder.prepare import prepare
+from hotstart.engines.builder.prepare import Prepared, prepare
 from hotstart.engines.checkpoints import source as source_module
 from hotstart.engines.checkpoints.choose import ChosenFile, FileRole, ListedFile
 from hotstart.engines.checkpoints.places import FolderPlace, HubPlace, parse_uri
@@ -175,6 +175,26 @@ def test_a_checkpoint_has_the_same_digest_wherever_it_stands(place: Place, tmp_p
         assert prepared.checkpoint.tensor("model.norm.weight").shape == (64,)
 
 
+def test_the_token_that_begins_a_text_is_in_the_tokenizers_digest(tmp_path: Path) -> None:
+    """tokenizer_config.json may decide on it, and is in no digest itself."""
+    folder = write_tiny_checkpoint(tmp_path / "mount/code")
+    digests = []
+    for number, said in enumerate(("{}", '{"add_bos_token": false}', '{"add_bos_token": true}')):
+        (folder / "tokenizer_config.json").write_text(said)
+        (target := tmp_path / f"target-{number}").mkdir()
+        digests.append(prepare_claim(folder, tmp_path / "mount", target))
+    usual, agreeing, begun = (prepared.tokenizer_digest for prepared in digests)
+    assert usual == agreeing == hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest() != begun
+    assert len({prepared.checkpoint_digest for prepared in digests}) == 1
+
+
+def prepare_claim(folder: Path, root: Path, target: Path) -> Prepared:
+    return prepare(
+        folder_source(folder, root), target, SERVING,
+        on_choice=lambda size: None, on_bytes=lambda count: None, heads_only=False, runtime="ctranslate2",
+    )  # fmt: skip
+
+
 def folder_source(folder: Path, root: Path) -> Source:
     return open_source(FolderPlace(f"pvc://models/{folder.name}", folder, root), StorePlace(""), HubAccess())
 
@@ -182,10 +202,7 @@ def folder_source(folder: Path, root: Path) -> Source:
 def test_a_file_that_is_used_where_it_lies_must_stay_what_it_was(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path / "mount/code")
     (tmp_path / "target").mkdir()
-    prepared = prepare(
-        folder_source(folder, tmp_path / "mount"), tmp_path / "target", SERVING,
-        on_choice=lambda size: None, on_bytes=lambda count: None, heads_only=False, runtime="ctranslate2",
-    )  # fmt: skip
+    prepared = prepare_claim(folder, tmp_path / "mount", tmp_path / "target")
     assert (tmp_path / "target/model.safetensors").is_symlink()
     prepared.check_unchanged()
     weights = (folder / "model.safetensors").read_bytes()

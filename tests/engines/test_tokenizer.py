@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gguf
 import pytest
 from hotstart.engines.checkpoints.gguf_file import GgufFile
 from hotstart.engines.checkpoints.tokenizer import (
     PRE_TOKENIZERS,
     check_fit,
     end_ids,
+    first_id,
     make_tokenizer_json,
     make_vocabulary,
     parse_tokenizer,
-    starts_with,
 )
 from hotstart.engines.errors import Reason, Terminal
 from hypothesis import given
@@ -70,6 +71,25 @@ def test_only_control_tokens_of_a_gguf_are_left_out_of_text(tmp_path: Path) -> N
     path = write_tiny_gguf(tmp_path / "tiny.gguf", user_defined=frozenset({"<fim_middle>"}))
     tokenizer = parse_tokenizer(GgufFile(path).tokenizer_json)
     assert tokenizer.decode(tokenizer.encode("<fim_prefix>a<fim_middle>b").ids) == "a<fim_middle>b"
+
+
+@pytest.mark.parametrize(
+    ("pre", "said", "bos"),
+    [("llama-bpe", None, 0), ("llama-bpe", False, None), ("smollm", None, None), ("smollm", True, 0)],
+)
+def test_a_text_is_begun_as_llama_cpp_begins_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pre: str, said: bool | None, bos: int | None
+) -> None:
+    """A file of LLaMA 3 need not say that its texts are."""
+    name_pre, say_begun = gguf.GGUFWriter.add_tokenizer_pre, gguf.GGUFWriter.add_add_bos_token
+
+    def say(writer: gguf.GGUFWriter, value: bool) -> None:
+        if said is not None:
+            say_begun(writer, said)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tokenizer_pre", lambda writer, name: name_pre(writer, pre))
+    monkeypatch.setattr(gguf.GGUFWriter, "add_add_bos_token", say)
+    assert GgufFile(write_tiny_gguf(tmp_path / "tiny.gguf")).bos_id == bos
 
 
 def test_digits_stand_alone_for_smollm_and_not_for_gpt2() -> None:
@@ -128,6 +148,5 @@ def test_whether_a_tokenizer_begins_texts_itself() -> None:
     beginning.post_processor = processors.TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-    assert starts_with(beginning, 0)
-    assert not starts_with(REBUILT, 0)
-    assert not starts_with(REBUILT, None)
+    assert first_id(beginning) == 0
+    assert first_id(REBUILT) is None

@@ -83,7 +83,10 @@ def run_build(options: Namespace, output: Output) -> None:
         if manifest is None:
             manifest = build_into(folder, settings, state, output, began)
     if not reused:
-        keep_cached(options.output, manifest.key)
+        try:
+            keep_cached(options.output, manifest.key)
+        except OSError as error:  # the engine stands; only the next command has to build it again
+            output.warn(f"The engine is not kept in {cache_dir()} for the next command: {error}.")
     output.show({"output": str(options.output), "reused": reused, **describe_engine(manifest)})
 
 
@@ -148,7 +151,7 @@ def run_verify(options: Namespace, output: Output) -> None:
             link_engine(options.engine, Path(links))
             prepared = found.prepared
             digests = (prepared.checkpoint_digest, prepared.tokenizer_digest)
-            subject = Subject(prepared.checkpoint, *digests, recipe, Path(links))
+            subject = Subject(prepared.checkpoint, *digests, recipe, Path(links), prepared.check_unchanged)
             verification = verify_engine(runtime, subject, cache_dir() / "expectations", state.set_share)
     output.show({"verification": verification.to_json()})
 
@@ -234,19 +237,25 @@ def prepared_build(
 def empty_output(folder: Path) -> Iterator[Path]:
     """A new folder that becomes ``folder`` once the block is done; nothing of it is left where the block fails.
 
+    An empty ``folder`` stays and takes its files: it may be a mount, or where somebody stands.
+
     Raises:
         Terminal: InvalidSpec, something stands there.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if (stands := folder.exists()) and (not folder.is_dir() or any(folder.iterdir())):
         raise Terminal(Reason.INVALID_SPEC, f"--output {folder} is not empty: name a new folder, or empty it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    folder = folder.resolve()
+    parent = folder if stands else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=parent, prefix=f".{folder.name}."))
     try:
         yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        unfinished.chmod(0o755)
-        unfinished.rename(folder)
+        if stands:
+            for path in sorted(unfinished.iterdir()):
+                path.rename(folder / path.name)
+        else:
+            unfinished.chmod(0o755)
+            unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -82,22 +82,36 @@ def read_model(path: Path) -> CompletionModel:
     value = read_yaml(path)
     if value.get("kind") != "CompletionModel":
         raise _invalid(path, f"kind is {value.get('kind')!r}, it must be CompletionModel")
-    model: CompletionModel = _validate(CompletionModel.from_api, value, path, strip="")
+    model: CompletionModel = _validate(CompletionModel.model_validate, value, path, strip="")
     check_spec(model.spec, path)
     return model
 
 
+class Loader(yaml.SafeLoader):
+    """Dates are text, as to the API server."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """One YAML mapping. Raises Terminal (InvalidSpec)."""
+    """One YAML mapping; of several documents the CompletionModel. Raises Terminal (InvalidSpec)."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader))
     except (OSError, UnicodeDecodeError) as error:
         raise _invalid(path, f"it cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _invalid(path, f"it is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
+    mappings = [document for document in documents if isinstance(document, dict)]
+    meant = [mapping for mapping in mappings if mapping.get("kind") == "CompletionModel"] or mappings
+    if not meant:
         raise _invalid(path, "it holds no mapping")
-    return value
+    if len(meant) > 1:
+        raise _invalid(path, f"it holds {len(meant)} documents: name a file with one CompletionModel")
+    return meant[0]
 
 
 def check_spec(spec: CompletionModelSpec, path: Path) -> CompletionModelSpec:

@@ -1,4 +1,4 @@
-"""What a person sees: figures on stdout (or one JSON object with --json), progress and failures on stderr."""
+"""What a person sees: figures on stdout (or one JSON object with --json), all else on stderr."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ class Output:
         if self._as_json:
             sys.stdout.write(json.dumps({"failure": {"reason": reason, "message": message}}, indent=2) + "\n")
         self._errors.print(f"{reason}: {message}", markup=False)
+
+    def warn(self, message: str) -> None:
+        """What went wrong beside a result that stands."""
+        self._errors.print(f"warning: {message}", markup=False)
 
     @contextmanager
     def progress(self, state: BuildState) -> Iterator[None]:

@@ -137,7 +137,7 @@ def _denied(code: str, place: StorePlace, what: str) -> str:
     if not place.access_key:
         return (
             f"Cannot {what}: bucket {place.bucket} is not readable without credentials. "
-            f"Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into {place.credentials_from} and name it."
+            f"Put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into {place.credentials_from}."
         )
     wrong = {
         "InvalidAccessKeyId": "the store does not know its AWS_ACCESS_KEY_ID",

@@ -106,9 +106,8 @@ def make_engine(settings: BuildSettings, state: BuildState, work: Path, engine: 
     prepared = conversion.prepared
     compile_engine(settings, state, runtime, conversion, work / TOOLS, engine)
     state.enter(BuildPhase.VERIFYING)
-    subject = Subject(
-        prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest, settings.recipe, engine
-    )
+    digests = (prepared.checkpoint_digest, prepared.tokenizer_digest)
+    subject = Subject(prepared.checkpoint, *digests, settings.recipe, engine, prepared.check_unchanged)
     with kept_expectation(state, prepared, settings.scratch / EXPECTATIONS):
         verification = verify_engine(runtime, subject, settings.scratch / EXPECTATIONS, state.set_share)
     state.enter(BuildPhase.CALIBRATING)
@@ -145,7 +144,7 @@ def compile_engine(
 
 def find_or_convert(settings: BuildSettings, state: BuildState, runtime: Runtime, work: Path) -> Conversion:
     """The conversion that a container before this one has left, whole or only begun, or one of our own in ``work``."""
-    found = None if settings.converted is None else find_conversion(settings.converted, settings.engine_key)
+    found = None if settings.converted is None else find_conversion(settings, settings.converted)
     if found is None:
         return convert(settings, state, runtime, work)
     state.checkpoint_bytes = found.prepared.choice.size

@@ -14,12 +14,14 @@ from hotstart.engines.builder.prepare import Prepared
 from hotstart.engines.builder.room import full_disk_errors
 from hotstart.engines.builder.settings import ConversionSettings
 from hotstart.engines.builder.state import BuildState
-from hotstart.engines.runtimes.engine_json import TOKENIZER_JSON
+from hotstart.engines.runtimes.engine_json import ENGINE_JSON, TOKENIZER_JSON, make_engine_json
 from hotstart.exchange.messages import BuildPhase
 
 
 def make_bundle(settings: ConversionSettings, state: BuildState, work: Path, bundle: Path) -> Prepared:
-    """Fills ``bundle`` with the tokenizer and its golden questions; ``work`` is an empty folder.
+    """Fills ``bundle`` with the tokenizer, the first and last tokens by it, and golden questions.
+
+    ``work`` is an empty folder.
 
     Raises:
         EngineError: the checkpoint, its tokenizer or the disk.
@@ -30,8 +32,9 @@ def make_bundle(settings: ConversionSettings, state: BuildState, work: Path, bun
     state.enter(BuildPhase.VERIFYING)
     with full_disk_errors(bundle, 0):
         (bundle / TOKENIZER_JSON).write_bytes(prepared.checkpoint.tokenizer_json)
+        (bundle / ENGINE_JSON).write_text(make_engine_json(prepared.checkpoint, settings.recipe))
         digests = (prepared.checkpoint_digest, prepared.tokenizer_digest)
-        subject = Subject(prepared.checkpoint, *digests, settings.recipe, bundle)
+        subject = Subject(prepared.checkpoint, *digests, settings.recipe, bundle, prepared.check_unchanged)
         with kept_expectation(state, prepared, settings.scratch / EXPECTATIONS):
             write_goldens(subject, settings.scratch / EXPECTATIONS, state.set_share)
     prepared.check_unchanged()

@@ -26,7 +26,7 @@ from hotstart.engines.builder.state import BuildState
 from hotstart.engines.checkpoints.choose import Choice, ChosenFile, FileRole, ListedFile
 from hotstart.engines.checkpoints.opening import open_checkpoint
 from hotstart.engines.checkpoints.source import check_room
-from hotstart.engines.errors import DriverMissing, Reason, Terminal
+from hotstart.engines.errors import DriverMissing, Reason, Retryable, Terminal
 from hotstart.engines.key import key_inputs, make_key
 from hotstart.engines.recipe import EngineRecipe
 from hotstart.engines.runtimes.runtime import Progress, Runtime, check_toolchain, load_runtime
@@ -60,7 +60,7 @@ def convert_only(settings: ConversionSettings, state: BuildState, converted: Pat
     """
     runtime = load_runtime(settings.recipe.toolchain.runtime)
     check_toolchain(runtime, settings.recipe)
-    if find_conversion(converted, settings.engine_key) is not None:
+    if find_conversion(settings, converted) is not None:
         return
     with _partial(converted) as folder:
         conversion = begin(settings, state, folder)
@@ -83,20 +83,24 @@ def convert_only(settings: ConversionSettings, state: BuildState, converted: Pat
     log.info("checkpoint converted folder=%s files=%d seconds=%.1f", converted, len(receipt.files), receipt.seconds)
 
 
-def find_conversion(converted: Path, engine_key: str) -> Conversion | None:
+def find_conversion(settings: ConversionSettings, converted: Path) -> Conversion | None:
     """A finished conversion for this engine, or None; says why one is not taken over."""
     if not converted.exists():
         return None
     try:
-        receipt = read_conversion(converted, engine_key)
-    except BadReceipt as error:
+        receipt = read_conversion(converted, settings.engine_key)
+        files = tuple(
+            ChosenFile(ListedFile(name, size, etag), FileRole(role)) for name, size, etag, role in receipt.checkpoint
+        )
+        choice = Choice(receipt.checkpoint_format, files)
+        checkpoint = open_checkpoint(converted / CHECKPOINT, choice)
+        digests = (receipt.checkpoint_digest, receipt.tokenizer_digest)
+        prepared = Prepared(checkpoint, choice, *digests, settings.checkpoint.open())
+        prepared.check_unchanged()
+    except (BadReceipt, Retryable) as error:
         log.warning("conversion not taken over folder=%s error=%s", converted, error)
         return None
     log.info("conversion taken over folder=%s files=%d", converted, len(receipt.files))
-    files = tuple(ChosenFile(ListedFile(name, size), FileRole(role)) for name, size, role in receipt.checkpoint)
-    choice = Choice(receipt.checkpoint_format, files)
-    checkpoint = open_checkpoint(converted / CHECKPOINT, choice)
-    prepared = Prepared(checkpoint, choice, receipt.checkpoint_digest, receipt.tokenizer_digest)
     return Conversion(prepared, converted / CHECKPOINT, converted / FILES, receipt.seconds, receipt.converted)
 
 
@@ -161,7 +165,7 @@ def make_receipt(settings: ConversionSettings, conversion: Conversion) -> Receip
         checkpoint_digest=prepared.checkpoint_digest,
         tokenizer_digest=prepared.tokenizer_digest,
         checkpoint_format=prepared.choice.format,
-        checkpoint=tuple((chosen.file.name, chosen.file.size, chosen.role.value) for chosen in prepared.choice.files),
+        checkpoint=tuple((c.file.name, c.file.size, c.file.etag, c.role.value) for c in prepared.choice.files),
         seconds=conversion.seconds,
         converted=conversion.converted,
     )
@@ -223,7 +227,7 @@ def _expect(settings: ConversionSettings, state: BuildState, conversion: Convers
     prepared = conversion.prepared
     subject = Subject(
         *(prepared.checkpoint, prepared.checkpoint_digest, prepared.tokenizer_digest),
-        *(settings.recipe, conversion.files),
+        *(settings.recipe, conversion.files, prepared.check_unchanged),
     )
     rest = 1 - CONVERSION_SHARE
     kept = settings.scratch / EXPECTATIONS

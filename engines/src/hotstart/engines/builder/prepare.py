@@ -29,6 +29,7 @@ from hotstart.engines.checkpoints.opening import (
     scan_weights,
 )
 from hotstart.engines.checkpoints.source import OnBytes, Source, download
+from hotstart.engines.checkpoints.tokenizer import first_id, parse_tokenizer
 from hotstart.engines.checkpoints.torch_folder import TorchFolder, require_torch
 from hotstart.engines.checkpoints.trtllm_folder import TrtllmFolder, check_verifiable
 from hotstart.engines.errors import Reason, Terminal
@@ -42,16 +43,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checkpoint on disk that fits the serving options, and the digests of what was read.
-
-    ``source`` is None where the checkpoint was read by another process.
-    """
+    """A checkpoint on disk that fits the serving options, and the digests of what was read from ``source``."""
 
     checkpoint: Checkpoint
     choice: Choice
     checkpoint_digest: str
     tokenizer_digest: str
-    source: Source | None = None
+    source: Source
 
     def check_unchanged(self) -> None:
         """To be called when all weights have been read: files that are used where they lie may have been replaced.
@@ -59,9 +57,8 @@ class Prepared:
         Raises:
             Retryable: CheckpointChanged.
         """
-        if self.source is not None:
-            for chosen in self.choice.files:
-                self.source.check_unchanged(chosen.file)
+        for chosen in self.choice.files:
+            self.source.check_unchanged(chosen.file)
 
 
 def choose(source: Source, folder: Path, digests: dict[str, str]) -> Choice:
@@ -118,7 +115,7 @@ def prepare(
         checkpoint=checkpoint,
         choice=choice,
         checkpoint_digest=digest_of(choice.files, digests),
-        tokenizer_digest=hashlib.sha256(checkpoint.tokenizer_json).hexdigest(),
+        tokenizer_digest=make_tokenizer_digest(checkpoint),
         source=source,
     )
 
@@ -152,6 +149,14 @@ def check_usual_names(choice: Choice) -> None:
             f"TensorRT-LLM's converter for this network finds weights by their usual name only, not as {weights[0]}: "
             f"call the file {SINGLE_FILES[choice.format]}, or save the checkpoint with save_pretrained.",
         )
+
+
+def make_tokenizer_digest(checkpoint: Checkpoint) -> str:
+    """Over tokenizer.json, and over the token that begins a text where tokenizer.json does not say it."""
+    digest = hashlib.sha256(checkpoint.tokenizer_json)
+    if checkpoint.bos_id != first_id(parse_tokenizer(checkpoint.tokenizer_json)):
+        digest.update(f"bos_id={checkpoint.bos_id}".encode())
+    return digest.hexdigest()
 
 
 def digest_of(files: tuple[ChosenFile, ...], digests: dict[str, str]) -> str:

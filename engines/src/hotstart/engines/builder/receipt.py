@@ -24,7 +24,7 @@ class BadReceipt(Exception):
 
 @dataclass(frozen=True)
 class Receipt:
-    """``checkpoint``: name, size in bytes and role of its files, which stay for verification, in ``checkpoint/``.
+    """``checkpoint``: name, size in bytes, etag and role of its files, which stay for verification, in ``checkpoint/``.
 
     ``files``: path relative to ``files/`` -> size in bytes and sha256 in hex; empty where not ``converted``: the tools
     of the conversion want the driver of a GPU, and the checkpoint waits for the container that has one.
@@ -34,7 +34,7 @@ class Receipt:
     checkpoint_digest: str
     tokenizer_digest: str
     checkpoint_format: str
-    checkpoint: tuple[tuple[str, int, str], ...]
+    checkpoint: tuple[tuple[str, int, str, str], ...]
     seconds: float
     converted: bool = True
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -49,7 +49,9 @@ def parse_receipt(text: str) -> Receipt:
     try:
         value = json.loads(text)
         files = {str(path): (int(size), str(digest)) for path, (size, digest) in value.pop("files").items()}
-        checkpoint = tuple((str(name), int(size), str(role)) for name, size, role in value.pop("checkpoint"))
+        checkpoint = tuple(
+            (str(name), int(size), str(etag), str(role)) for name, size, etag, role in value.pop("checkpoint")
+        )
         return Receipt(files=files, checkpoint=checkpoint, **value)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadReceipt(f"its {RECEIPT} cannot be read ({type(error).__name__}: {error})") from error
@@ -81,7 +83,7 @@ def read_conversion(folder: Path, engine_key: str) -> Receipt:
     found = {path.relative_to(folder / FILES).as_posix(): path for path in list_files(folder / FILES)}
     if differing := sorted(found.keys() ^ receipt.files.keys()):
         raise BadReceipt(f"{', '.join(differing[:3])} is missing, or is more than was written")
-    for name, size, _ in receipt.checkpoint:
+    for name, size, *_ in receipt.checkpoint:
         if not (folder / CHECKPOINT / name).is_file() or (folder / CHECKPOINT / name).stat().st_size != size:
             raise BadReceipt(f"the checkpoint's {name} is not there as a whole")
     for name, path in found.items():

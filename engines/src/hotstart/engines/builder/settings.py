@@ -121,7 +121,7 @@ def make_build_settings(environment: Mapping[str, str], *, bundle: bool = False)
 
 
 def make_checkpoint_access(environment: Mapping[str, str], *, local: bool = False) -> CheckpointAccess:
-    """Place and credentials; ``file://`` only with ``local``.
+    """Place and credentials; with ``local``, on a person's machine, ``file://`` too, and no Secret is spoken of.
 
     Raises:
         EngineError: InvalidSpec with the variable's name; AccessDenied, half a credential.
@@ -129,9 +129,10 @@ def make_checkpoint_access(environment: Mapping[str, str], *, local: bool = Fals
     settings = _parse(CheckpointSettings, environment, "HOTSTART_CHECKPOINT")
     place = parse_uri(settings.uri, local=local)
     secret = f"the Secret {settings.secret_name}" if settings.secret_name else "the Secret of checkpoint.secretName"
+    held_in = "the environment" if local else secret
     lacking = [name for name in CREDENTIALS if not environment.get(name, "").strip()]
     if isinstance(place, S3Place) and len(lacking) == 1:
-        raise Retryable(Reason.ACCESS_DENIED, f"{lacking[0]} is missing in {secret}: both keys are needed, or none.")
+        raise Retryable(Reason.ACCESS_DENIED, f"{lacking[0]} is missing in {held_in}: both keys are needed, or none.")
     store = StorePlace(
         bucket=place.bucket if isinstance(place, S3Place) else "",
         endpoint=settings.endpoint or environment.get("AWS_ENDPOINT_URL", ""),
@@ -139,11 +140,11 @@ def make_checkpoint_access(environment: Mapping[str, str], *, local: bool = Fals
         access_key=environment.get("AWS_ACCESS_KEY_ID", "").strip(),
         secret_key=environment.get("AWS_SECRET_ACCESS_KEY", "").strip(),
         session_token=environment.get("AWS_SESSION_TOKEN", "").strip(),
-        credentials_from=secret,
+        credentials_from=held_in,
     )
     endpoint = settings.endpoint if isinstance(place, HubPlace) else ""
     hub = HubAccess(
-        endpoint or environment.get("HF_ENDPOINT", "") or HUB, environment.get("HF_TOKEN", "").strip(), secret
+        endpoint or environment.get("HF_ENDPOINT", "") or HUB, environment.get("HF_TOKEN", "").strip(), held_in
     )
     return CheckpointAccess(place, store, hub)
 

@@ -171,6 +171,7 @@ class BuildState:
         outlook = decide_outlook(position, self._clock())
         begun = {path for path, file in self.files.items() if file.upload_id}
         uploading = phase is BuildPhase.UPLOADING
+        wanted = decide_wanted(self._parts, begun=begun, done=self._etags.keys(), held=self._urls.keys())
         return BuildReport(
             pod_uid=self._pod_uid,
             engine_key=self._engine_key,
@@ -178,7 +179,7 @@ class BuildState:
             percent=outlook.percent,
             eta_seconds=outlook.eta_seconds,
             files=tuple(self.files.values()),
-            wants_parts=decide_wanted(self._parts, begun=begun, held=self._held()) if uploading else (),
+            wants_parts=wanted if uploading else (),
             wants_kept=self._kept_wish,
             wants_refit_base=self._base_wanted,
             refit_facts=dict(self._base_facts) if self._base_wanted else {},
@@ -186,6 +187,3 @@ class BuildState:
             failure=self.failure,
             log_tail=self._tail.lines() if self.failure is not None else (),
         )
-
-    def _held(self) -> frozenset[tuple[str, int]]:
-        return frozenset(self._urls) | frozenset(self._etags)

@@ -50,9 +50,9 @@ class GgufFile:
         tokenizer = parse_tokenizer(self.tokenizer_json)
         ends = [self._field("tokenizer.ggml.eos_token_id", None), self._field("tokenizer.ggml.eot_token_id", None)]
         self.eos_ids = end_ids(tokenizer, [end for end in ends if end is not None], self.facts.vocab)
-        self.bos_id: int | None = (
-            self._field("tokenizer.ggml.bos_token_id") if self._field("tokenizer.ggml.add_bos_token", False) else None
-        )
+        llama3 = self._field("tokenizer.ggml.pre", "gpt-2") == "llama-bpe"  # begun by default (llama_vocab::impl::load)
+        begins = self._field("tokenizer.ggml.add_bos_token", llama3)
+        self.bos_id: int | None = self._field("tokenizer.ggml.bos_token_id") if begins else None
 
     def shapes(self) -> dict[str, Shape]:
         return {name: tensor.shape for name, tensor in self._tensors.items()}

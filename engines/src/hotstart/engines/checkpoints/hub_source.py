@@ -143,7 +143,7 @@ def make_hub_error(status: int, code: str, what: str, place: HubPlace, access: H
         return Retryable(Reason.ACCESS_DENIED, f"Cannot {what}: {message}into {access.credentials_from}.")
     if status in (401, 403):
         wrong = "the hub refuses its HF_TOKEN" if access.token else "it is private or does not exist"
-        remedy = f"Correct checkpoint.uri, or HF_TOKEN in {access.credentials_from} and name that Secret."
+        remedy = f"Correct checkpoint.uri, or HF_TOKEN in {access.credentials_from}."
         return Retryable(Reason.ACCESS_DENIED, f"Cannot {what}: {wrong}. {remedy}")
     if status == 404:
         missing = {

@@ -24,6 +24,9 @@ from safetensors import SafetensorError, safe_open
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 #: Masks and positions, which old checkpoints store beside the weights; never read.
 BUFFERS = frozenset({"BOOL", "I64"})
+#: Types that these have too, and packed weights: here the name must be one of theirs.
+INTEGERS = frozenset({"U8", "I8", "I16", "I32"})
+BUFFER_NAMES = ("attn.bias", "attention.bias", "masked_bias", "position_ids")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def read_header(path: Path, known: Container[str] = frozenset(DTYPES)) -> dict[s
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    header = {name: entry for name, entry in header.items() if entry["dtype"] not in BUFFERS}
+    header = {name: entry for name, entry in header.items() if not _is_buffer(name, entry["dtype"], known)}
     unknown = next((f"{name} ({e['dtype']})" for name, e in header.items() if e["dtype"] not in known), None)
     if unknown:
         raise Terminal(
@@ -108,3 +111,7 @@ def read_header(path: Path, known: Container[str] = frozenset(DTYPES)) -> dict[s
         name: Entry(path, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
         for name, entry in header.items()
     }
+
+
+def _is_buffer(name: str, dtype: str, known: Container[str]) -> bool:
+    return dtype in BUFFERS or (dtype in INTEGERS and dtype not in known and name.endswith(BUFFER_NAMES))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hotstart.engines.checkpoints.choose import parse_json
-from hotstart.engines.checkpoints.tokenizer import end_ids, parse_tokenizer, starts_with
+from hotstart.engines.checkpoints.tokenizer import end_ids, first_id, parse_tokenizer
 from hotstart.engines.errors import Reason, Terminal
 from tokenizers import Tokenizer
 
@@ -68,4 +68,4 @@ def _bos_id(folder: Path, tokenizer: Tokenizer, vocab: int) -> int | None:
     if not isinstance(bos, int) or not 0 <= bos < vocab:
         return None
     wanted = read_json(folder, "tokenizer_config.json").get("add_bos_token")
-    return bos if (starts_with(tokenizer, bos) if wanted is None else wanted) else None
+    return bos if (first_id(tokenizer) == bos if wanted is None else wanted) else None

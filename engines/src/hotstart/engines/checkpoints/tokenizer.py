@@ -148,9 +148,10 @@ def end_ids(tokenizer: Tokenizer, declared: Iterable[int], vocab: int) -> tuple[
     return ids
 
 
-def starts_with(tokenizer: Tokenizer, bos_id: int | None) -> bool:
-    """Whether the tokenizer itself puts ``bos_id`` before a text."""
-    return bos_id is not None and tokenizer.encode("a", add_special_tokens=True).ids[:1] == [bos_id]
+def first_id(tokenizer: Tokenizer) -> int | None:
+    """The token that the tokenizer itself puts before a text."""
+    bare, first = (tokenizer.encode("a", add_special_tokens=special).ids[:1] for special in (False, True))
+    return None if bare == first else int(first[0])
 
 
 def make_vocabulary(tokenizer: Tokenizer, size: int) -> list[str]:

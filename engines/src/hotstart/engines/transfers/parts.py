@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 from hotstart.exchange.messages import WantedPart
 
 PART_SIZE = 16 * 1024 * 1024  # bytes; the last part of a file is smaller
-LOT = 16  # URLs asked for at once: a URL lives 15 minutes
+LOT = 16  # URLs held at once: a URL lives 15 minutes
 MAX_TRIES = 8  # of one part against a store that fails
 MAX_REFUSALS = 5  # of one part with fresh URLs
 LONGEST_WAIT = 20.0  # seconds between two tries
@@ -47,16 +48,19 @@ def split_file(path: str, size: int, part_size: int = PART_SIZE) -> tuple[Part, 
 
 
 def decide_wanted(
-    parts: Iterable[Part], *, begun: Collection[str], held: Collection[tuple[str, int]], lot: int = LOT
+    parts: Iterable[Part],
+    *,
+    begun: Collection[str],
+    done: Collection[tuple[str, int]],
+    held: Collection[tuple[str, int]],
+    lot: int = LOT,
 ) -> tuple[WantedPart, ...]:
-    """The next parts to ask URLs for: their upload is begun, and they are not ``held`` (done, or with a URL)."""
-    wanted: list[WantedPart] = []
-    for part in parts:
-        if part.path in begun and part.key not in held:
-            wanted.append(WantedPart(path=part.path, number=part.number))
-        if len(wanted) == lot:
-            break
-    return tuple(wanted)
+    """Which of the next ``lot`` parts to ask URLs for: their upload is begun, they are not done, no URL is held.
+
+    Not further ones, whose URLs would be old once it is their turn.
+    """
+    coming = islice((part for part in parts if part.path in begun and part.key not in done), lot)
+    return tuple(WantedPart(path=part.path, number=part.number) for part in coming if part.key not in held)
 
 
 def decide_put(status: int | None, tries: int, refusals: int) -> PutOutcome:

@@ -41,13 +41,17 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is verified: a checkpoint with its digests, and the engine that was made of it by ``recipe``."""
+    """What is verified: a checkpoint with its digests, and the engine that was made of it by ``recipe``.
+
+    ``check_unchanged`` raises Retryable (CheckpointChanged) where the checkpoint is no longer the one of the digests.
+    """
 
     checkpoint: Checkpoint
     checkpoint_digest: str
     tokenizer_digest: str
     recipe: EngineRecipe
     folder: Path
+    check_unchanged: Callable[[], None] = lambda: None
 
 
 def verify_engine(
@@ -57,7 +61,7 @@ def verify_engine(
 
     Raises:
         Terminal: VerificationFailed with what was seen; CheckpointCorrupt.
-        Retryable: the machine stood in the way; of the engine nothing is known.
+        Retryable: CheckpointChanged, or the machine stood in the way; of the engine nothing is known.
     """
     tokenizer = parse_tokenizer(subject.checkpoint.tokenizer_json)
     samples = load_samples()
@@ -92,12 +96,19 @@ def verify_engine(
 def expect(
     subject: Subject, samples: Sequence[Sample], tokenizer: Tokenizer, kept: Path, progress: Progress
 ) -> Expectation:
-    """The checkpoint's answers, from ``kept`` where they stand there."""
+    """The checkpoint's answers, from ``kept`` where they stand there; those of a changed one are not kept.
+
+    Raises:
+        Retryable: CheckpointChanged, also in the place of what a changed checkpoint led to.
+    """
     checkpoint = subject.checkpoint
     questions = make_questions(samples, tokenizer, checkpoint.bos_id, checkpoint.facts.context_length)
 
     def compute() -> Expectation:
-        return compute_expectation(make_reference(Watched(checkpoint, progress)), questions)
+        try:
+            return compute_expectation(make_reference(Watched(checkpoint, progress)), questions)
+        finally:
+            subject.check_unchanged()
 
     return recall_or_compute(kept, subject.checkpoint_digest, subject.tokenizer_digest, compute)
 
