@@ -72,8 +72,8 @@ class Load:
 class Clients:
     """People who ask one completion after the other, without a pause: as many requests at once, however fast."""
 
-    def __init__(self, tenant, count: int) -> None:
-        self._tenant = tenant
+    def __init__(self, tenant, count: int, *, max_tokens: int) -> None:
+        self._tenant, self._max_tokens = tenant, max_tokens
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
         self.answers: list[str] = []
@@ -84,7 +84,9 @@ class Clients:
         model = f"{self._tenant.namespace}/{self._tenant.name}"
         while not self._ended.is_set():
             try:
-                answer = client.completions.create(model=model, prompt="def add(left, right):", max_tokens=8)
+                answer = client.completions.create(
+                    model=model, prompt="def add(left, right):", max_tokens=self._max_tokens
+                )
                 self.answers.append(answer.choices[0].text)
             except openai.OpenAIError as failure:
                 self.failures.append(failure)

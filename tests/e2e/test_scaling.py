@@ -9,6 +9,7 @@ from tests.e2e.load import Clients
 pytestmark = pytest.mark.e2e
 
 UP_TO_TWO = "SLO, minReplicas: 1, maxReplicas: 2, concurrencyPerReplica: 1"
+TOKENS = 32  # so long that requests are in work for more of the time than their clients take between two
 
 
 def steps(tenant) -> list[tuple[int, int]]:
@@ -17,12 +18,12 @@ def steps(tenant) -> list[tuple[int, int]]:
     return [(decision["from"], decision["to"]) for decision in reversed(found)]
 
 
-def test_two_people_who_ask_without_pause_get_a_second_replica_and_its_end_takes_it_away(settled) -> None:
-    settled.apply_model(mode=UP_TO_TWO)
+def test_people_who_ask_without_pause_get_a_second_replica_and_its_end_takes_it_away(settled) -> None:
+    settled.apply_model(mode=UP_TO_TWO, maxNewTokens=str(TOKENS))
     settled.wait_ready()
     assert steps(settled) == []
 
-    with Clients(settled, 2) as clients:
+    with Clients(settled, 4, max_tokens=TOKENS) as clients:
         settled.wait_ready(replicas=2)
         served = len(clients.answers)
         settled.wait(lambda: len(clients.answers) >= served + 20, "answers by two replicas")
