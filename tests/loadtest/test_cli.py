@@ -37,14 +37,19 @@ async def start_cli(
     )
 
 
-async def cli(*arguments: str) -> tuple[int, str, str]:
-    process = await start_cli(*arguments)
+async def finish(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """What it printed until its end; where that does not come in time, it is killed."""
     try:
-        out, err = await asyncio.wait_for(process.communicate(), DEADLINE)
+        return await asyncio.wait_for(process.communicate(), DEADLINE)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def cli(*arguments: str) -> tuple[int, str, str]:
+    process = await start_cli(*arguments)
+    out, err = await finish(process)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
@@ -114,12 +119,7 @@ async def test_the_file_has_the_report_when_nobody_reads_the_output(
     os.close(nobody)
     process = await start_cli(*rate_arguments(server, "--output", str(file), *more), stdout=theirs)
     os.close(theirs)
-    try:
-        _, err = await asyncio.wait_for(process.communicate(), DEADLINE)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    _, err = await finish(process)
     assert (process.returncode, err) == (0, b"")
     assert json.loads(file.read_text())["ok"] == 10
 

@@ -69,9 +69,8 @@ def problem(tools: Sequence[Tool], go: Go | None) -> str | None:
     have = "no Go is installed" if go is None else f"Go {go.version[0]}.{go.version[1]} is too old"
     needed = f"{GO_MINIMUM[0]}.{GO_MINIMUM[1]}"
     sentence = f"{names} must be built, and {have}: install Go {needed} or newer (https://go.dev/dl)"
-    if all(
-        program.version_argv for tool in tools for program in tool.programs
-    ):  # one that says no version is always built
+    # One that says no version is never taken from a folder.
+    if all(program.version_argv for tool in tools for program in tool.programs):
         sentence += ", or set KUBEBUILDER_ASSETS to a folder that has these programs"
     return f"{sentence}."
 
